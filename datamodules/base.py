@@ -1,0 +1,183 @@
+"""Measurements by image id: sharding over ranks, skipping what is done, batches on the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from posterior.batch import Batch
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.noise import Likelihood
+from posterior.operators.base import Operator, OperatorFamily
+from posterior.random import stream
+
+
+@dataclass(frozen=True)
+class CPUBatch:
+    """A batch before it reaches the device: pictures or measurements, the drawn operator, and noise."""
+
+    ids: list[str]
+    operator: Operator | None = None
+    truth: Tensor | None = None
+    y: Tensor | None = None
+    noise: Tensor | None = None
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> CPUBatch:
+        """All tensors on a device; called by Lightning."""
+
+        def moved(value: Any) -> Any:
+            return None if value is None else value.to(device)
+
+        return CPUBatch(self.ids, moved(self.operator), moved(self.truth), moved(self.y), moved(self.noise))
+
+
+class Items(Dataset[tuple[str, Tensor] | None]):
+    """(id, tensor) of each id, read by the DataModule; item -1 is nothing."""
+
+    def __init__(self, data: MeasuredData, ids: list[str]) -> None:
+        self.data, self.ids = data, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor] | None:
+        return None if index < 0 else (self.ids[index], self.data.read(self.ids[index]))
+
+
+class Shard(DistributedSampler[Any]):
+    """This rank's items, each exactly once over all ranks, none repeated.
+
+    Ranks may get different numbers. One that gets none yields the item -1, which makes an empty batch, so that it takes
+    part in the reductions at the end. Lightning leaves a `DistributedSampler` as it is.
+    """
+
+    def __init__(self, length: int, rank: int, world_size: int) -> None:
+        self.indices = list(range(rank, length, world_size))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices or [-1])
+
+    def __len__(self) -> int:
+        return max(1, len(self.indices))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing is shuffled."""
+
+
+class MeasuredData(pl.LightningDataModule, ABC):
+    """Base of the DataModules: ids in order, one tensor per id, and measurements that depend on seed and id alone.
+
+    Args:
+        operator: family of measurement operators.
+        likelihood: noise law.
+        seed: the run's seed, for operators, noise and samples.
+        batch_size: images per batch and device.
+        num_workers: processes that decode images.
+        limit: only the first so many images (by id), for smoke runs.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        operator: OperatorFamily,
+        likelihood: Likelihood,
+        seed: int = 0,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0 or (limit is not None and limit < 1):
+            raise UserError("data: needs batch_size >= 1, num_workers >= 0 and limit >= 1")
+        self.operator, self.likelihood, self.seed = operator, likelihood, seed
+        self.batch_size, self.num_workers, self.limit = batch_size, num_workers, limit
+        self.ids: list[str] = []
+        self.skip: set[str] = set()
+
+    @abstractmethod
+    def list_ids(self) -> list[str]:
+        """All image ids, sorted."""
+
+    @abstractmethod
+    def read(self, image_id: str) -> Tensor:
+        """One item, on the CPU."""
+
+    @abstractmethod
+    def collate(self, ids: list[str], items: Tensor) -> CPUBatch:
+        """Items (B, ...) to a batch; random draws happen here, each from its image's stream."""
+
+    @abstractmethod
+    def measure(self, batch: CPUBatch) -> Measurement:
+        """The measurement of a batch that is on its device."""
+
+    def setup(self, stage: str) -> None:
+        self.ids = self.list_ids()[: self.limit]
+
+    def _shard(self) -> tuple[list[str], Shard]:
+        ids = [image_id for image_id in self.ids if image_id not in self.skip]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return ids, Shard(len(ids), rank, world_size)
+
+    @property
+    def num_local_images(self) -> int:
+        """How many images this rank will do."""
+        return len(self._shard()[1].indices)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """This rank's images that are not in `skip`."""
+        ids, shard = self._shard()
+        return DataLoader(
+            Items(self, ids),
+            batch_size=self.batch_size,
+            sampler=shard,
+            num_workers=self.num_workers,
+            collate_fn=self._collate,
+        )
+
+    def _collate(self, items: list[tuple[str, Tensor] | None]) -> CPUBatch:
+        present = [item for item in items if item is not None]
+        if not present:
+            return CPUBatch([])
+        ids, tensors = [item[0] for item in present], [item[1] for item in present]
+        for image_id, tensor in zip(ids, tensors, strict=True):
+            if tensor.shape != tensors[0].shape:
+                raise UserError(
+                    f"image {image_id} is {tuple(tensor.shape)}, image {ids[0]} of the same batch "
+                    f"{tuple(tensors[0].shape)}: set crop or size, or batch_size 1"
+                )
+        return self.collate(ids, torch.stack(tensors))
+
+    def on_after_batch_transfer(self, batch: CPUBatch, dataloader_idx: int) -> Batch:
+        """The measurement is made here, on the device."""
+        if not batch.ids:
+            return Batch([], self.seed, None, None)
+        return Batch(batch.ids, self.seed, self.measure(batch), batch.truth)
+
+
+class ImageData(MeasuredData):
+    """DataModules with true images: y = A x + noise is made on the fly, from each image's random streams."""
+
+    def collate(self, ids: list[str], items: Tensor) -> CPUBatch:
+        shape = tuple(items.shape[1:])
+        try:
+            operator = self.operator.realise(shape, [stream(self.seed, i, -1, "operator") for i in ids])
+        except UserError as error:
+            raise UserError(f"image {ids[0]}: {error}") from error
+        noise = torch.stack(
+            [torch.randn(operator.measurement_shape, generator=stream(self.seed, i, -1, "noise")) for i in ids]
+        )
+        return CPUBatch(ids, operator, truth=items, noise=noise)
+
+    def measure(self, batch: CPUBatch) -> Measurement:
+        assert batch.truth is not None and batch.operator is not None and batch.noise is not None
+        return Measurement.simulate(batch.truth, batch.operator, self.likelihood, batch.noise)

@@ -1,0 +1,118 @@
+"""The command line: `python lightning_cli.py predict --config configs/demo/inpainting.yaml`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from posterior.callbacks import ResultWriter, SamplingProgress
+from posterior.callbacks.results import write_whole
+from posterior.errors import UserError
+from posterior.module import PosteriorSampling
+
+CHANGEABLE = {"limit", "batch_size", "num_workers"}
+"""Settings of `data` that change no result, so that a run may be resumed with other ones."""
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's folder, and refuses to resume a run that had other settings."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        problem = self._keep() if trainer.is_global_zero else None
+        problem = trainer.strategy.broadcast(problem)
+        if problem:
+            raise UserError(problem)
+
+    def _keep(self) -> str | None:
+        text = self.parser.dump(self.config, skip_none=False)
+        path = Path(self.config.output.dir) / "config.yaml"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text.encode())
+            return None
+        old, new = (dict(_settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                return (
+                    f"{path.parent} holds a run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
+                    "choose another output.dir, or delete it"
+                )
+        write_whole(path, text.encode())
+        return None
+
+
+def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of a configuration that decide results, as (dotted key, value)."""
+
+    def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from leaves(inner, f"{key}.{name}")
+        else:
+            yield key, value
+
+    for key, value in [*leaves(config["model"], "model"), *leaves(config["data"], "data")]:
+        if key.rpartition(".")[2] not in CHANGEABLE:
+            yield key, value
+    yield "trainer.precision", config["trainer"]["precision"]
+
+
+class PosteriorCLI(LightningCLI):
+    """LightningCLI with the run's folder (`output`) and no prediction kept in memory."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"predict": {"model", "dataloaders", "datamodule", "ckpt_path", "return_predictions", "weights_only"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(ResultWriter, "output")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+
+def quiet() -> None:
+    """Lightning's greetings and hints are not for the people who use this program."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*")
+
+
+def main(args: ArgsType = None) -> None:
+    """Parse and run. A `UserError` is printed as one line; the exit status is then 2."""
+    quiet()
+    try:
+        PosteriorCLI(
+            PosteriorSampling,
+            pl.LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=KeepConfig,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "accelerator": "auto",
+                "inference_mode": False,  # guided samplers need autograd
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,  # SamplingProgress is there instead
+                "enable_model_summary": False,
+                "callbacks": [SamplingProgress()],
+            },
+            args=args,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

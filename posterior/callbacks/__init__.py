@@ -1,0 +1,8 @@
+"""Callbacks: what a run writes and shows."""
+
+from posterior.callbacks.journal import Journal
+from posterior.callbacks.progress import SamplingProgress
+from posterior.callbacks.results import ResultWriter
+from posterior.callbacks.table import format_table
+
+__all__ = ["Journal", "ResultWriter", "SamplingProgress", "format_table"]

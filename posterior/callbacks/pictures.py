@@ -1,0 +1,68 @@
+"""Pictures of a run: single PNG files, and the grid that a person opens first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+STD_RANGE = 0.3
+"""Standard deviation, on the [-1, 1] scale, that the std picture shows as its brightest colour."""
+
+
+def std_picture(std: Tensor) -> np.ndarray:
+    """Per-pixel standard deviation (C, H, W), root mean square over channels, as colours (H, W, 3) uint8."""
+    level = std.square().mean(dim=0).sqrt().cpu().numpy() / STD_RANGE
+    return (colormaps["magma"](np.clip(level, 0, 1))[..., :3] * 255).round().astype(np.uint8)
+
+
+def save_png(pixels: np.ndarray, path: Path) -> None:
+    """Write (H, W, 3) uint8; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(pixels).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def picture_names(num_samples: int, has_truth: bool, most_samples: int = 3) -> dict[str, str]:
+    """Columns of the grid: file stem -> label."""
+    columns = {"measurement": "measurement"}
+    columns |= {f"sample_{k:03d}": f"sample {k}" for k in range(min(num_samples, most_samples))}
+    if num_samples > 1:
+        columns |= {"mean": f"mean of {num_samples}", "std": f"std, 0 to {STD_RANGE}"}
+    if has_truth:
+        columns["truth"] = "truth"
+    return columns
+
+
+def make_grid(images: Path, ids: list[str], columns: dict[str, str], path: Path, least_side: int = 128) -> None:
+    """Write a labelled sheet: a row per image id, a column per picture.
+
+    Args:
+        images: the folder ``images/`` of a run.
+        ids: rows.
+        columns: file stem -> label.
+        path: the PNG file to write.
+        least_side: pictures smaller than this are enlarged by a whole factor, to be looked at.
+    """
+    with Image.open(images / ids[0] / f"{next(iter(columns))}.png") as first:
+        width, height = first.size
+    factor = max(1, -(-least_side // max(width, height)))
+    width, height, gap = width * factor, height * factor, 4
+    font = ImageFont.load_default(size=max(10, min(14, width // 9)))
+    head, left = 22, 8 + max(int(font.getlength(image_id)) for image_id in ids)
+    sheet = Image.new("RGB", (left + len(columns) * (width + gap), head + len(ids) * (height + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, (stem, label) in enumerate(columns.items()):
+        x = left + column * (width + gap)
+        draw.text((x + 2, 4), label, fill="black", font=font)
+        for row, image_id in enumerate(ids):
+            y = head + row * (height + gap)
+            if column == 0:
+                draw.text((4, y + height // 2 - 8), image_id, fill="black", font=font)
+            with Image.open(images / image_id / f"{stem}.png") as picture:
+                sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (x, y))
+    save_png(np.asarray(sheet), path)

@@ -1,0 +1,141 @@
+"""Everything that a run leaves on disk, and its resumption."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from posterior.batch import Batch, Prediction
+from posterior.callbacks.journal import Journal, Record
+from posterior.callbacks.pictures import make_grid, picture_names, save_png, std_picture
+from posterior.callbacks.table import format_table
+from posterior.errors import UserError
+from posterior.images import to_pixels
+from posterior.module import PosteriorSampling
+
+
+class ResultWriter(pl.Callback):
+    """Writes a run's folder: journal, images, per_image.csv, metrics.json, grid.png; resumes what is there.
+
+    Args:
+        dir: the run's folder; the same command on the same folder finishes what is missing.
+        save_samples: also keep float samples, ``samples/<id>.npy`` (K, C, H, W) float32.
+        grid_images: rows of grid.png, >= 1 (the first images by id).
+
+    Raises:
+        UserError: if grid_images < 1.
+    """
+
+    def __init__(self, dir: Path, save_samples: bool = False, grid_images: int = 8) -> None:
+        if grid_images < 1:
+            raise UserError(f"output: grid_images must be >= 1, got {grid_images}")
+        self.dir = Path(dir)
+        self.save_samples = save_samples
+        self.grid_images = grid_images
+        self.journal = Journal(self.dir / "journal")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, PosteriorSampling)
+        records: list[Record] = []
+        if trainer.is_global_zero:
+            records = self.journal.complete(pl_module.num_samples)
+        complete = trainer.strategy.broadcast({str(record["id"]) for record in records})
+        trainer.datamodule.skip = complete  # type: ignore[attr-defined]
+        wanted = set(trainer.datamodule.ids)  # type: ignore[attr-defined]
+        pl_module.count([record for record in records if record["id"] in wanted])  # rank 0 has them, others none
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Prediction | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if outputs is None:
+            return
+        try:
+            self.write_images(outputs)
+            self.journal.append(outputs.records, trainer.global_rank)
+        except OSError as error:
+            raise UserError(f"cannot write results to {self.dir}: {error}") from error
+
+    def write_images(self, prediction: Prediction) -> None:
+        """PNG files (and float samples) of one batch."""
+        batch, samples = prediction.batch, prediction.samples
+        assert batch.measurement is not None
+        views = batch.measurement.operator.view(batch.measurement.y)
+        for row, image_id in enumerate(batch.ids):
+            folder, chains = self.dir / "images" / image_id, samples[:, row]
+            save_png(to_pixels(views[row]), folder / "measurement.png")
+            for k, sample in enumerate(chains):
+                save_png(to_pixels(sample), folder / f"sample_{k:03d}.png")
+            if len(chains) > 1:
+                save_png(to_pixels(chains.mean(dim=0)), folder / "mean.png")
+                save_png(std_picture(chains.std(dim=0)), folder / "std.png")
+            if batch.truth is not None:
+                save_png(to_pixels(batch.truth[row]), folder / "truth.png")
+            if self.save_samples:
+                path = self.dir / "samples" / f"{image_id}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                buffer = io.BytesIO()
+                np.save(buffer, chains.float().cpu().numpy())
+                write_whole(path, buffer.getvalue())
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PosteriorSampling)
+        summary = pl_module.summary()  # collective; after it every rank's journal is complete
+        if not trainer.is_global_zero:
+            return
+        wanted = set(trainer.datamodule.ids)  # type: ignore[attr-defined]
+        records = [r for r in self.journal.complete(pl_module.num_samples) if r["id"] in wanted]
+        ids = sorted({str(record["id"]) for record in records})
+        report = {
+            "images": len(ids),
+            "samples_per_image": pl_module.num_samples,
+            "metrics": summary,
+            "device": _device_name(pl_module.device),
+            "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "torchmetrics", "lpips")}
+            | {"python": platform.python_version(), "posterior": version("posterior-sampling")},
+        }
+        write_whole(self.dir / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
+        write_whole(self.dir / "per_image.csv", _csv(records).encode())
+        grid = self.dir / "grid.png"
+        has_truth = (self.dir / "images" / ids[0] / "truth.png").exists()
+        make_grid(
+            self.dir / "images", ids[: self.grid_images], picture_names(pl_module.num_samples, has_truth), grid
+        )
+        print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
+        print(format_table(summary, pl_module.num_samples))
+        print(f"grid: {grid}", flush=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _csv(records: Iterable[Record]) -> str:
+    records = list(records)
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,26 @@
+"""The result table of a run, as text."""
+
+from __future__ import annotations
+
+Summary = dict[str, dict[str, dict[str, float | int | None]]]
+HEADINGS = {"nfe_forward": "NFE fwd", "nfe_backward": "NFE bwd", "seconds": "s/sample", "residual": "resid."}
+
+
+def format_table(summary: Summary, num_samples: int) -> str:
+    """Rows "sample" and, for K > 1, "mean of K"; every cell mean +- standard error over images, a dash where unknown."""
+    names = list(dict.fromkeys([*summary["mean"], *summary["sample"]]))
+    rows = [["", *(HEADINGS.get(name, name) for name in names)]]
+    for key, label in [("sample", "sample"), ("mean", f"mean of {num_samples}")][: 2 if num_samples > 1 else 1]:
+        rows.append([label, *(_cell(summary[key].get(name)) for name in names)])
+    used = [column for column in range(len(rows[0])) if column == 0 or any(row[column] != "-" for row in rows[1:])]
+    named = set(used) | {column for column, name in enumerate(names, start=1) if name.startswith("lpips")}
+    widths = {column: max(len(row[column]) for row in rows) for column in named}
+    return "\n".join("  ".join(row[column].rjust(widths[column]) for column in sorted(named)) for row in rows)
+
+
+def _cell(value: dict[str, float | int | None] | None) -> str:
+    if value is None or value["mean"] is None:
+        return "-"
+    if value["sem"] is None or value["sem"] <= 1e-6 * abs(value["mean"]):
+        return f"{value['mean']:.4g}"
+    return f"{value['mean']:.4g} +- {value['sem']:.2g}"

@@ -1,0 +1,77 @@
+"""A measurement: all that a sampler may know about an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from posterior.noise import Likelihood
+from posterior.operators.base import LinearOperator, Operator
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """y, the realised operator A, and the noise law, for a batch of B images.
+
+    Args:
+        y: measurement, (B, *measurement_shape).
+        operator: realised operator; its per-image parameters have B rows.
+        likelihood: law of y given A x.
+    """
+
+    y: Tensor
+    operator: Operator
+    likelihood: Likelihood
+
+    @classmethod
+    def simulate(cls, truth: Tensor, operator: Operator, likelihood: Likelihood, noise: Tensor) -> Measurement:
+        """Measure images (B, C, H, W) with given standard normal numbers (B, *measurement_shape).
+
+        Entries that the operator does not measure (masked pixels) hold 0 and no noise. The DPS code
+        puts noise there too, which enters its residual norm without carrying any information.
+        """
+        clean = operator.forward(truth)
+        return cls(operator.restrict(likelihood.sample(clean, noise)), operator, likelihood)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the unknown image."""
+        return self.operator.image_shape
+
+    def log_likelihood_grad(self, x: Tensor) -> Tensor:
+        """Gradient of log p(y | x), (B, C, H, W); for Gaussian noise A^T (y - A x) / sigma_y^2."""
+        return self.operator.vjp(x, self.likelihood.score(self.y, self.operator.forward(x)))
+
+    def distance(self, x: Tensor) -> Tensor:
+        """The likelihood's data misfit of images x, (B,); for Gaussian noise ||y - A x||."""
+        return self.likelihood.distance(self.y, self.operator.forward(x))
+
+    def relative_residual(self, x: Tensor) -> Tensor:
+        """||y - A x|| / (sigma_y sqrt(m)) with m the measured entries, (B,): about 1 for the truth."""
+        misfit = torch.linalg.vector_norm((self.y - self.operator.forward(x)).flatten(1), dim=1)
+        return misfit / (self.likelihood.sigma_y * self.operator.num_measured().to(misfit) ** 0.5)
+
+    def linear_operator(self, who: str) -> LinearOperator:
+        """The operator, if it is linear.
+
+        Raises:
+            TypeError: naming ``who`` needs it, otherwise.
+        """
+        if not isinstance(self.operator, LinearOperator):
+            raise TypeError(f"{who} needs a linear operator, got {type(self.operator).__name__}")
+        return self.operator
+
+    def repeat(self, times: int) -> Measurement:
+        """The whole batch ``times`` times over: row k * B + b is image b (as in `posterior.random.Streams`)."""
+        index = torch.arange(len(self.y), device=self.y.device).repeat(times)
+        return self.rows(index)
+
+    def rows(self, index: Tensor) -> Measurement:
+        """The measurements of the rows ``index``."""
+        return replace(self, y=self.y[index], operator=self.operator.rows(index))
+
+    def to(self, device: torch.device | str) -> Measurement:
+        """The measurement on another device."""
+        return replace(self, y=self.y.to(device), operator=self.operator.to(device))

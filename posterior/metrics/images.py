@@ -1,0 +1,103 @@
+"""Per-image metrics: distances to the truth, and to the measurement."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import lpips
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from posterior.measurement import Measurement
+from posterior.metrics.base import ImageMetric
+
+
+def unit_range(x: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], clipped."""
+    return (x.clamp(-1, 1) + 1) / 2
+
+
+class L2(ImageMetric):
+    """||x - truth||, unsquared, x clipped to [-1, 1] (the paper's Figure 4)."""
+
+    name = "l2"
+
+    def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
+        assert truth is not None
+        return torch.linalg.vector_norm((x.clamp(-1, 1) - truth).flatten(1), dim=1)
+
+
+class PSNR(ImageMetric):
+    """Peak signal-to-noise ratio of each image in dB; images clipped and mapped to [0, 1], data range 1."""
+
+    name = "psnr"
+
+    def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
+        assert truth is not None
+        return peak_signal_noise_ratio(
+            unit_range(x), unit_range(truth), data_range=1.0, reduction="none", dim=(1, 2, 3)
+        )
+
+
+class SSIM(ImageMetric):
+    """Structural similarity of each image, 11x11 Gaussian window of std 1.5, data range 1 (Wang et al., 2004)."""
+
+    name = "ssim"
+
+    def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
+        assert truth is not None
+        values = structural_similarity_index_measure(unit_range(x), unit_range(truth), data_range=1.0, reduction="none")
+        assert isinstance(values, Tensor)
+        return values.reshape(-1)
+
+
+class LPIPS(ImageMetric):
+    """Learned perceptual distance of each image (Zhang et al., CVPR 2018), by the `lpips` package, inputs in [-1, 1].
+
+    Nothing is downloaded: without the backbone's weights in torch's hub folder the metric is `unavailable`.
+
+    Args:
+        net: backbone, ``alex`` or ``vgg``.
+    """
+
+    WEIGHTS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+
+    def __init__(self, net: Literal["alex", "vgg"] = "alex") -> None:
+        super().__init__()
+        self.name = f"lpips_{net}"
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / self.WEIGHTS[net]
+        if not weights.is_file():
+            self.unavailable = (
+                f"{self.name} is left out: {self.WEIGHTS[net]} is not in {weights.parent}; put torchvision's file there, "
+                "or set TORCH_HOME to a folder that has hub/checkpoints"
+            )
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips calls torchvision by its old names
+            self.network = lpips.LPIPS(net=net, verbose=False).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
+        assert truth is not None
+        return self.network(x.clamp(-1, 1), truth).reshape(-1)
+
+
+class Residual(ImageMetric):
+    """||y - A x|| / (sigma_y sqrt(m)): about 1 for the truth and for a posterior sample. x is not clipped."""
+
+    name = "residual"
+    needs_truth = False
+
+    def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
+        return measurement.relative_residual(x)
+
+
+def standard_metrics() -> list[ImageMetric]:
+    """L2, PSNR, SSIM, LPIPS with both backbones, and the residual."""
+    return [L2(), PSNR(), SSIM(), LPIPS("alex"), LPIPS("vgg"), Residual()]

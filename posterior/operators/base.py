@@ -1,0 +1,123 @@
+"""The operator interface: families that a config names, and realised operators that samplers see."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+
+class Operator(ABC):
+    """A realised measurement map for images of one shape; it knows no noise.
+
+    Tensor attributes move with `to`; those named in `per_image` have one row per image and follow `rows`.
+    """
+
+    per_image: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
+        self.image_shape = tuple(image_shape)
+
+    @property
+    @abstractmethod
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of one image's measurement."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A(x) without noise: (B, C, H, W) -> (B, *measurement_shape)."""
+
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        """J(x)^T v, J the Jacobian of A at x: (B, C, H, W), (B, *measurement_shape) -> (B, C, H, W)."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(self.forward(x), x, v)
+        return grad
+
+    def restrict(self, y: Tensor) -> Tensor:
+        """y with the entries that the operator does not measure set to 0 (all are measured by default)."""
+        return y
+
+    def num_measured(self) -> Tensor:
+        """Measured entries of an image: a scalar, or one count per image (B,)."""
+        return torch.tensor(torch.Size(self.measurement_shape).numel())
+
+    def view(self, y: Tensor) -> Tensor:
+        """y as pictures (B, C, H, W) in [-1, 1] of the image's size, to look at."""
+        return torch.nn.functional.interpolate(y, size=self.image_shape[-2:], mode="nearest").clamp(-1, 1)
+
+    def _map(self, names: Sequence[str], function) -> Self:  # type: ignore[no-untyped-def]
+        other = copy.copy(self)
+        for name in names:
+            setattr(other, name, function(getattr(self, name)))
+        return other
+
+    def rows(self, index: Tensor) -> Self:
+        """The operator of the images ``index`` (repeats allowed)."""
+        return self._map(self.per_image, lambda value: value[index])
+
+    def to(self, device: torch.device | str | torch.dtype) -> Self:
+        """The operator with its tensors on another device, or in another floating dtype."""
+        names = [name for name, value in vars(self).items() if isinstance(value, Tensor)]
+        return self._map(names, lambda value: value.to(device))
+
+
+class LinearOperator(Operator):
+    """A linear map with its exact transpose."""
+
+    @abstractmethod
+    def adjoint(self, v: Tensor) -> Tensor:
+        """A^T v: (B, *measurement_shape) -> (B, C, H, W)."""
+
+    def norm(self) -> float:
+        """||A||, the largest singular value (the largest over the batch); by power iteration unless overridden."""
+        return power_iteration_norm(self)
+
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.adjoint(v)
+
+
+class OperatorFamily(ABC):
+    """What a config names: settings from which each image's operator is drawn.
+
+    `random` families draw their per-image parameters from that image's stream; the others ignore it.
+    """
+
+    random: ClassVar[bool] = False
+
+    @abstractmethod
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Operator:
+        """The operator of a batch of images.
+
+        Args:
+            image_shape: (C, H, W).
+            streams: one CPU generator per image; deterministic families need none.
+
+        Raises:
+            UserError: if the operator does not fit images of this shape.
+        """
+
+
+def power_iteration_norm(operator: LinearOperator, num_steps: int = 200, tolerance: float = 1e-7) -> float:
+    """||A|| by power iteration on A^T A in float64, for operators without a closed form.
+
+    Stops when an iteration changes the estimate by less than ``tolerance`` (relative); converges from below.
+    """
+    operator = operator.to(torch.float64)
+    rows = max((len(getattr(operator, name)) for name in operator.per_image), default=1)
+    x = torch.randn(rows, *operator.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x.to(next((v.device for v in vars(operator).values() if isinstance(v, Tensor)), "cpu"))
+    previous = 0.0
+    for _ in range(num_steps):
+        x = operator.adjoint(operator.forward(x))
+        length = torch.linalg.vector_norm(x.flatten(1), dim=1)
+        x = x / length.view(-1, *[1] * (x.ndim - 1)).clamp_min(1e-300)
+        estimate = float(length.max()) ** 0.5
+        if abs(estimate - previous) <= tolerance * estimate:
+            break
+        previous = estimate
+    return estimate

@@ -1,0 +1,140 @@
+"""Inpainting: some pixels are not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from posterior.errors import UserError
+from posterior.operators.base import LinearOperator, OperatorFamily
+
+
+class Inpainting(LinearOperator):
+    """y = mask * x, one mask per image for all its channels. A^T = A.
+
+    Args:
+        mask: (B, 1, H, W), 1 = pixel kept, 0 = pixel masked.
+        image_shape: (C, H, W).
+    """
+
+    per_image = ("mask",)
+
+    def __init__(self, mask: Tensor, image_shape: Sequence[int]) -> None:
+        super().__init__(image_shape)
+        self.mask = mask
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask * x
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        return self.mask * v
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.mask * y
+
+    def num_measured(self) -> Tensor:
+        return self.image_shape[0] * self.mask.flatten(1).sum(dim=1)
+
+    def norm(self) -> float:
+        return float(self.mask.max())
+
+
+class RandomInpainting(OperatorFamily):
+    """Random pixels are masked; the share of masked pixels is drawn per image, uniformly in [low, high].
+
+    Exactly ``int(H * W * share)`` distinct pixels are masked (the rule of the DPS code, whose setting is [0.3, 0.7]).
+
+    Args:
+        low, high: bounds of the share of masked pixels, 0 <= low <= high < 1.
+
+    Raises:
+        UserError: if the bounds are not in order.
+    """
+
+    random = True
+
+    def __init__(self, low: float = 0.3, high: float = 0.7) -> None:
+        if not 0 <= low <= high < 1:
+            raise UserError(f"RandomInpainting: needs 0 <= low <= high < 1, got low={low}, high={high}")
+        self.low, self.high = low, high
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
+        _, height, width = image_shape
+        masks = torch.ones(len(streams), height * width)
+        for mask, generator in zip(masks, streams, strict=True):
+            share = self.low + (self.high - self.low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+            num_masked = int(height * width * share)
+            mask[torch.randperm(height * width, generator=generator)[:num_masked]] = 0
+        return Inpainting(masks.view(-1, 1, height, width), image_shape)
+
+
+class BoxInpainting(OperatorFamily):
+    """A box is masked, its place drawn per image, uniformly at least ``margin`` pixels from the border.
+
+    Corner rows are integers in [margin, H - margin - box), as in the DPS code (128 and 16 there, for 256x256).
+
+    Args:
+        box: side of the box in pixels, > 0.
+        margin: smallest distance to the border in pixels, >= 0.
+
+    Raises:
+        UserError: on realisation, if the box and its margins do not fit into the image.
+    """
+
+    random = True
+
+    def __init__(self, box: int = 128, margin: int = 16) -> None:
+        if box <= 0 or margin < 0:
+            raise UserError(f"BoxInpainting: needs box > 0 and margin >= 0, got box={box}, margin={margin}")
+        self.box, self.margin = box, margin
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
+        _, height, width = image_shape
+        if min(height, width) - 2 * self.margin - self.box < 1:
+            raise UserError(
+                f"BoxInpainting: a box of {self.box} with margins of {self.margin} does not fit into a "
+                f"{height}x{width} image"
+            )
+        mask = torch.ones(len(streams), 1, height, width)
+        for row, generator in enumerate(streams):
+            top, left = (
+                int(torch.randint(self.margin, size - self.margin - self.box, (), generator=generator))
+                for size in (height, width)
+            )
+            mask[row, :, top : top + self.box, left : left + self.box] = 0
+        return Inpainting(mask, image_shape)
+
+
+class MaskInpainting(OperatorFamily):
+    """One given mask for all images, e.g. the one with which a user's own measurements were made.
+
+    Args:
+        mask: an image file (white = kept, black = masked) or a .npy array (H, W) of 0 and 1.
+
+    Raises:
+        UserError: if the file cannot be read, has other values, keeps nothing, or has not the image's size.
+    """
+
+    def __init__(self, mask: Path) -> None:
+        self.path = Path(mask)
+        try:
+            values = np.load(self.path) if self.path.suffix == ".npy" else np.asarray(Image.open(self.path).convert("L"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"MaskInpainting: cannot read {self.path}: {error}") from error
+        self.mask = torch.from_numpy((values > 0).astype(np.float32))
+        if self.mask.ndim != 2 or len(np.unique(values)) > 2 or not self.mask.any():
+            raise UserError(f"MaskInpainting: {self.path} must be (H, W) with two values, kept and masked")
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
+        if tuple(image_shape[1:]) != tuple(self.mask.shape):
+            raise UserError(f"MaskInpainting: {self.path} is {tuple(self.mask.shape)}, the image {image_shape[1:]}")
+        return Inpainting(self.mask.expand(max(1, len(streams)), 1, -1, -1), image_shape)

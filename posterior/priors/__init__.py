@@ -1,0 +1,23 @@
+"""Priors p(x), as denoisers in sigma units."""
+
+from posterior.priors.base import ClosedFormPrior, Cost, Prior
+from posterior.priors.diffusion import DiffusionPrior, load_checkpoint
+from posterior.priors.gaussian import GaussianFieldPrior
+from posterior.priors.mixture import GaussianMixturePrior
+from posterior.priors.noise_schedule import CosineBetas, LinearBetas, NoiseSchedule, respaced_timesteps
+from posterior.priors.unet import UNet
+
+__all__ = [
+    "ClosedFormPrior",
+    "CosineBetas",
+    "Cost",
+    "DiffusionPrior",
+    "GaussianFieldPrior",
+    "GaussianMixturePrior",
+    "LinearBetas",
+    "NoiseSchedule",
+    "Prior",
+    "UNet",
+    "load_checkpoint",
+    "respaced_timesteps",
+]

@@ -1,0 +1,103 @@
+"""The denoiser interface: what a sampler knows of p(x)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Cost:
+    """Evaluations of a prior, counted in images: a call on B images counts B."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Prior(nn.Module, ABC):
+    """A denoiser D(x, sigma) = E[x0 | x0 + sigma n = x], n ~ N(0, I), for images in [-1, 1].
+
+    Subclasses implement `_predict`; networks, timesteps and scalings stay behind it. Every evaluation is
+    counted in `cost`: forward when it happens, backward when a gradient flows back through it.
+
+    `sigma` is a float or a tensor (B,). Pass floats in loops: the range of a tensor on a GPU can only be checked
+    by waiting for the GPU.
+    """
+
+    sigma_min: float = 0.0
+    """Smallest noise level at which the prior can be evaluated; the unsmoothed score is read here."""
+    sigma_max: float = math.inf
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost = Cost()
+
+    @abstractmethod
+    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """D(x, sigma) and the variance fraction; ``sigma`` is a float or (B, 1, 1, 1)."""
+
+    def predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """The denoised image, and where in its range the variance of an ancestral step lies.
+
+        Args:
+            x: noisy images x0 + sigma n, (B, C, H, W).
+            sigma: noise level in units of the data, float or (B,).
+
+        Returns:
+            D(x, sigma), (B, C, H, W); and a fraction (B, C, H, W), 0 = the smallest and 1 = the largest admissible
+            variance (interpolated in its log), or None if the prior has not learned one.
+
+        Raises:
+            ValueError: if sigma lies outside [sigma_min, sigma_max].
+        """
+        denoised, fraction = self._predict(x, self._checked(x, sigma))
+        self.cost.forward += len(x)
+        if denoised.requires_grad:
+            denoised.register_hook(self._count_backward)
+        return denoised, fraction
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """D(x, sigma), (B, C, H, W); see `predict`."""
+        return self.predict(x, sigma)[0]
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of log p_sigma(x), p_sigma = p * N(0, sigma^2 I), (B, C, H, W), by Tweedie's formula.
+
+        Raises:
+            ValueError: if sigma lies outside [sigma_min, sigma_max].
+        """
+        return (self.denoise(x, sigma) - x) / self._checked(x, sigma) ** 2
+
+    def _count_backward(self, grad: Tensor) -> None:
+        self.cost.backward += len(grad)
+
+    def _checked(self, x: Tensor, sigma: float | Tensor) -> float | Tensor:
+        lowest, highest = (float(sigma.min()), float(sigma.max())) if isinstance(sigma, Tensor) else (sigma, sigma)
+        slack = 1e-6  # a float32 level read off the grid's end
+        if not (lowest >= self.sigma_min * (1 - slack) and highest <= self.sigma_max * (1 + slack)):
+            raise ValueError(
+                f"{type(self).__name__}: noise levels {lowest:.6g} .. {highest:.6g} outside "
+                f"[{self.sigma_min:.6g}, {self.sigma_max:.6g}]"
+            )
+        return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
+
+
+class ClosedFormPrior(Prior):
+    """A prior whose score is known exactly at every sigma >= 0; the denoiser follows from it."""
+
+    @abstractmethod
+    def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of log p_sigma(x); ``sigma`` is a float or (B, 1, 1, 1), 0 allowed."""
+
+    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
+        return x + sigma**2 * self._score(x, sigma), None
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The exact score, counted as a forward evaluation; see `Prior.score`."""
+        score = self._score(x, self._checked(x, sigma))
+        self.cost.forward += len(x)
+        return score
+

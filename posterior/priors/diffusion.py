@@ -1,0 +1,98 @@
+"""A diffusion model as a prior: noise schedule + network -> denoiser, and its checkpoints."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from posterior.errors import UserError
+from posterior.priors.base import Prior
+from posterior.priors.noise_schedule import LinearBetas, NoiseSchedule
+
+
+def load_checkpoint(network: nn.Module, checkpoint: Path) -> None:
+    """Load a state dict (``.pt``, weights only, or ``.safetensors``) strictly into a network.
+
+    Raises:
+        UserError: naming the file, if it is missing or unreadable, or listing missing, unexpected and misshapen keys.
+    """
+    try:
+        if checkpoint.suffix == ".safetensors":
+            state = safetensors.torch.load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {checkpoint} does not exist") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, safetensors.SafetensorError) as error:
+        raise UserError(f"checkpoint {checkpoint} is not a readable state dict: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"checkpoint {checkpoint} is not a state dict (names to tensors)")
+    expected = network.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(
+            f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for what, keys in problems.items()
+            if keys
+        )
+        raise UserError(f"checkpoint {checkpoint} is of another architecture than {type(network).__name__}: {told}")
+    network.load_state_dict(state)
+
+
+class DiffusionPrior(Prior):
+    """A frozen variance-preserving network in sigma units (`method.md`, section 1).
+
+    The network sees z = x / sqrt(1 + sigma^2) and the (fractional) timestep t with sigma_t = sigma. If its output has
+    twice the image's channels, the second half v gives the variance fraction (v + 1) / 2 of Nichol and Dhariwal.
+
+    Args:
+        network: called as network(z, t), z (B, C, H, W), t (B,); a `posterior.priors.UNet`, say.
+        noise_schedule: the levels that the network was trained on.
+        prediction: what the network predicts: the noise, or x0.
+        checkpoint: state dict to load strictly; None leaves the network as it is.
+
+    Raises:
+        UserError: if the checkpoint does not fit.
+        ValueError: on evaluation outside the schedule's range of sigma.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        noise_schedule: NoiseSchedule | None = None,
+        prediction: Literal["epsilon", "x0"] = "epsilon",
+        checkpoint: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.noise_schedule = noise_schedule or LinearBetas()
+        self.prediction = prediction
+        self.sigma_min, self.sigma_max = map(float, self.noise_schedule.sigmas[[0, -1]])
+        if checkpoint is not None:
+            load_checkpoint(network, Path(checkpoint))
+        self.requires_grad_(False).eval()
+
+    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        levels = sigma.flatten().double().cpu().numpy() if isinstance(sigma, Tensor) else np.array([sigma])
+        timesteps = torch.from_numpy(self.noise_schedule.timestep(levels)).to(x).expand(len(x))
+        output = self.network(x / (1 + sigma**2) ** 0.5, timesteps)
+        channels = x.shape[1]
+        mean = output[:, :channels]
+        denoised = x - sigma * mean if self.prediction == "epsilon" else mean
+        fraction = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None
+        return denoised, fraction

@@ -1,0 +1,242 @@
+"""The guided-diffusion UNet, with that project's state-dict keys, so that its checkpoints load strictly.
+
+Source: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021. The layer facts that decide
+parity (order of channels, scales, resampling) were checked against golden outputs; see tests/priors/test_unet.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from posterior.errors import UserError
+
+DEFAULT_CHANNEL_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """Sinusoids of (fractional) timesteps (B,), cosines first: (B, width)."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=timesteps.device) / half)
+    phase = timesteps[:, None].float() * frequencies
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels)
+
+
+class Downsample(nn.Module):
+    """Halve the size: by a strided convolution (key ``op``) or, without ``channels``, by averaging."""
+
+    def __init__(self, channels: int | None = None) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if channels else nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Double the size by repetition, followed by a convolution (key ``conv``) if ``channels`` is given."""
+
+    def __init__(self, channels: int | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions with the time embedding in between, and a skip.
+
+    With ``resample`` both the main branch (before its first convolution) and the skip change size.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        embedding: int,
+        dropout: float,
+        scale_shift: bool,
+        resample: type[Downsample] | type[Upsample] | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.in_layers = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.resample = resample() if resample else nn.Identity()
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift else 1)))
+        self.out_layers = nn.Sequential(
+            group_norm(out_channels), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm, activation, convolution = self.in_layers
+        h = convolution(self.resample(activation(norm(x))))
+        shift = self.emb_layers(embedding)[..., None, None]
+        norm, *rest = self.out_layers
+        if self.scale_shift:
+            scale, shift = shift.chunk(2, dim=1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + shift)
+        for layer in rest:
+            h = layer(h)
+        return self.skip_connection(self.resample(x)) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels. Legacy order splits the 3C channels into heads first, the new one into q, k, v."""
+
+    def __init__(self, channels: int, num_heads: int, legacy_order: bool) -> None:
+        super().__init__()
+        self.num_heads, self.legacy_order = num_heads, legacy_order
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        flat = x.flatten(2)
+        qkv = self.qkv(self.norm(flat))
+        if self.legacy_order:
+            heads = qkv.view(batch, self.num_heads, 3, channels // self.num_heads, -1).unbind(dim=2)
+        else:
+            heads = qkv.view(batch, 3, self.num_heads, channels // self.num_heads, -1).unbind(dim=1)
+        q, k, v = (part.transpose(2, 3) for part in heads)  # (B, heads, pixels, channels per head)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(batch, channels, -1)
+        return x + self.proj_out(attended).view_as(x)
+
+
+class Block(nn.Sequential):
+    """A sequence whose residual and attention blocks also get the time embedding."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, (ResBlock, AttentionBlock)) else layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """The guided-diffusion UNet; argument names are those of its configuration files.
+
+    Args:
+        image_size: side in pixels that the network is meant for; fixes where attention sits.
+        num_channels: width of the first level, a multiple of 32.
+        num_res_blocks: residual blocks per level.
+        channel_mult: width of each level as a multiple of num_channels, finest first; None: the usual one of the size.
+        learn_sigma: the output has 2 * in_channels channels, the second half the variance.
+        attention_resolutions: sides in pixels at which attention is used.
+        num_heads: attention heads where num_head_channels is -1.
+        num_head_channels: channels per head, or -1.
+        use_scale_shift_norm: the time embedding scales and shifts the second norm instead of being added.
+        dropout: probability in [0, 1).
+        resblock_updown: residual blocks change the size, instead of plain (strided) convolutions.
+        use_new_attention_order: split into q, k, v before heads.
+        in_channels: channels of the image.
+
+    Raises:
+        UserError: if the widths do not fit the group norms or heads, or the size has no usual channel_mult.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        num_channels: int = 128,
+        num_res_blocks: int = 1,
+        channel_mult: Sequence[float] | None = None,
+        learn_sigma: bool = True,
+        attention_resolutions: Sequence[int] = (16,),
+        num_heads: int = 4,
+        num_head_channels: int = -1,
+        use_scale_shift_norm: bool = True,
+        dropout: float = 0.0,
+        resblock_updown: bool = True,
+        use_new_attention_order: bool = False,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if channel_mult is None:
+            if image_size not in DEFAULT_CHANNEL_MULT:
+                raise UserError(f"UNet: channel_mult must be given for image_size {image_size}")
+            channel_mult = DEFAULT_CHANNEL_MULT[image_size]
+        widths = [int(num_channels * mult) for mult in channel_mult]
+        if any(width % 32 for width in [num_channels, *widths]):
+            raise UserError(f"UNet: every level's width must be a multiple of 32, got {widths}")
+        self.image_size, self.num_channels, self.learn_sigma = image_size, num_channels, learn_sigma
+        self.size_multiple = 2 ** (len(widths) - 1)
+        embedding = 4 * num_channels
+        attention_factors = {image_size // resolution for resolution in attention_resolutions}
+
+        def res(channels: int, out: int, resample: type[Downsample] | type[Upsample] | None = None) -> ResBlock:
+            return ResBlock(channels, out, embedding, dropout, use_scale_shift_norm, resample)
+
+        def attention(channels: int) -> AttentionBlock:
+            heads = num_heads if num_head_channels == -1 else channels // num_head_channels
+            if heads < 1 or channels % heads:
+                raise UserError(f"UNet: {channels} channels cannot be split into {heads} attention heads")
+            return AttentionBlock(channels, heads, legacy_order=not use_new_attention_order)
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+
+        channels = widths[0]
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, channels, 3, padding=1))])
+        skips = [channels]
+        for level, width in enumerate(widths):
+            for _ in range(num_res_blocks):
+                layers: list[nn.Module] = [res(channels, width)]
+                channels = width
+                if 2**level in attention_factors:
+                    layers.append(attention(channels))
+                self.input_blocks.append(Block(*layers))
+                skips.append(channels)
+            if level < len(widths) - 1:
+                down = res(channels, channels, Downsample) if resblock_updown else Downsample(channels)
+                self.input_blocks.append(Block(down))
+                skips.append(channels)
+
+        self.middle_block = Block(res(channels, channels), attention(channels), res(channels, channels))
+
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for index in range(num_res_blocks + 1):
+                layers = [res(channels + skips.pop(), width)]
+                channels = width
+                if 2**level in attention_factors:
+                    layers.append(attention(channels))
+                if level and index == num_res_blocks:
+                    layers.append(res(channels, channels, Upsample) if resblock_updown else Upsample(channels))
+                self.output_blocks.append(Block(*layers))
+
+        out_channels = in_channels * (2 if learn_sigma else 1)
+        self.out = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """Images z (B, C, H, W) and timesteps (B,), fractional ones allowed -> (B, C or 2C, H, W).
+
+        Raises:
+            UserError: if H or W is not a multiple of `size_multiple`.
+        """
+        if x.shape[-1] % self.size_multiple or x.shape[-2] % self.size_multiple:
+            raise UserError(
+                f"UNet: image size {x.shape[-2]}x{x.shape[-1]} is not a multiple of {self.size_multiple}, "
+                "which its levels need"
+            )
+        embedding = self.time_embed(timestep_embedding(timesteps, self.num_channels))
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = block(h, embedding)
+            skips.append(h)
+        h = self.middle_block(h, embedding)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        return self.out(h)

@@ -1,0 +1,30 @@
+"""Samplers of p(x | y). Each takes a prior, a measurement and random streams."""
+
+from posterior.samplers.annealed_langevin import AnnealedLangevin, AnnealedMeasurement
+from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.dps import DPS
+from posterior.samplers.exact import ExactGaussian
+from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
+from posterior.samplers.schedules import Admissible, AnnealingSchedule, Level, Published, Respaced, SigmaSchedule
+
+__all__ = [
+    "DDIM",
+    "DPS",
+    "Admissible",
+    "Ancestral",
+    "AnnealedLangevin",
+    "AnnealedMeasurement",
+    "AnnealingSchedule",
+    "ExactGaussian",
+    "Level",
+    "Observer",
+    "Published",
+    "Respaced",
+    "ReverseDiffusion",
+    "ReverseStep",
+    "Sampler",
+    "SigmaSchedule",
+    "check_finite",
+    "initial_noise",
+    "unobserved",
+]

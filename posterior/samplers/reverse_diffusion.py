@@ -1,0 +1,139 @@
+"""Reverse diffusion: from pure noise, or from any level sigma, down to an image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.priors.base import Prior
+from posterior.random import Streams
+from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.schedules import Respaced, SigmaSchedule
+
+
+class ReverseStep(ABC):
+    """One step from level sigma to sigma_next < sigma, given the denoised image."""
+
+    @abstractmethod
+    def __call__(
+        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float, noise: Tensor
+    ) -> Tensor:
+        """x at sigma_next, (R, C, H, W).
+
+        Args:
+            x: state at sigma.
+            denoised: D(x, sigma), clipped or not.
+            fraction: the prior's learned variance fraction, or None.
+            sigma, sigma_next: levels in units of the data.
+            noise: standard normal numbers like x; not used when sigma_next is 0.
+        """
+
+
+@dataclass(frozen=True)
+class Ancestral(ReverseStep):
+    """The DDPM step in sigma units (`method.md` section 5; Ho et al. 2020, Nichol and Dhariwal 2021).
+
+    Args:
+        fixed_variance: for priors that have learned none: the smallest admissible variance (that of
+            p(x_next | x, x0)) or the largest.
+    """
+
+    fixed_variance: Literal["small", "large"] = "small"
+
+    def mean(self, x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """Mean of the next state."""
+        kept = (sigma_next / sigma) ** 2
+        return kept * x + (1 - kept) * denoised
+
+    def variance(self, fraction: Tensor | None, sigma: float, sigma_next: float) -> Tensor | float:
+        """Variance of the next state (sigma_next > 0), log-interpolated by the learned fraction."""
+        small = sigma_next**2 * (1 - (sigma_next / sigma) ** 2)
+        large = (sigma**2 - sigma_next**2) * (1 + sigma_next**2) / (1 + sigma**2)
+        if fraction is None:
+            return small if self.fixed_variance == "small" else large
+        return small * (large / small) ** fraction
+
+    def __call__(
+        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float, noise: Tensor
+    ) -> Tensor:
+        mean = self.mean(x, denoised, sigma, sigma_next)
+        if sigma_next == 0:
+            return mean
+        return mean + self.variance(fraction, sigma, sigma_next) ** 0.5 * noise
+
+
+@dataclass(frozen=True)
+class DDIM(ReverseStep):
+    """The DDIM step in sigma units (Song et al., ICLR 2021).
+
+    Args:
+        ddim_eta: share of fresh noise in [0, 1]; 0 is deterministic, 1 has the small ancestral variance.
+
+    Raises:
+        UserError: if ddim_eta is outside [0, 1].
+    """
+
+    ddim_eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ddim_eta <= 1:
+            raise UserError(f"DDIM: ddim_eta must be in [0, 1], got {self.ddim_eta}")
+
+    def __call__(
+        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float, noise: Tensor
+    ) -> Tensor:
+        fresh = self.ddim_eta * sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5
+        return denoised + (sigma_next**2 - fresh**2) ** 0.5 * (x - denoised) / sigma + fresh * noise
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion(Sampler):
+    """Samples of p(x), or of p(x | x0 + sigma n) when started at a level; it ignores the measurement's y.
+
+    Args:
+        schedule: noise levels.
+        step: how one level follows from another.
+        clip_denoised: clip D to [-1, 1] in every step, as the published samplers do (it biases other priors).
+    """
+
+    schedule: SigmaSchedule = field(default_factory=Respaced)
+    step: ReverseStep = field(default_factory=Ancestral)
+    clip_denoised: bool = False
+
+    def __call__(
+        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved
+    ) -> Tensor:
+        sigmas = self.schedule.sigmas()
+        x = initial_noise(measurement.image_shape, sigmas[0], rng)
+        return self.descend(prior, x, sigmas, rng, observe)
+
+    def from_level(
+        self, prior: Prior, x: Tensor, sigma: float, rng: Streams, observe: Observer = unobserved
+    ) -> Tensor:
+        """A sample of p(x0 | x0 + sigma n = x): reverse diffusion started AT x, (R, C, H, W)."""
+        return self.descend(prior, x, self.schedule.below(sigma), rng, observe)
+
+    def descend(
+        self, prior: Prior, x: Tensor, sigmas: list[float], rng: Streams, observe: Observer = unobserved
+    ) -> Tensor:
+        """From x at the first of the levels to the last, 0."""
+        for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
+            with torch.no_grad():
+                denoised, fraction = prior.predict(x, sigma)
+            if self.clip_denoised:
+                denoised = denoised.clamp(-1, 1)
+            x = self.step(x, denoised, fraction, sigma, sigma_next, rng.randn_like("reverse", x))
+            observe("reverse diffusion", index, len(sigmas) - 1, x)
+        return check_finite(x, rng, "reverse diffusion")
+
+
+def initial_noise(image_shape: tuple[int, ...], sigma: float, rng: Streams) -> Tensor:
+    """x at the highest level for a prior of unit variance: N(0, (1 + sigma^2) I), as variance-preserving chains start."""
+    return (1 + sigma**2) ** 0.5 * rng.randn("initial", image_shape)

@@ -1,0 +1,161 @@
+"""Which noise levels a sampler visits: diffusion levels sigma, and annealed measurement noise."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.priors.noise_schedule import LinearBetas, NoiseSchedule, respaced_timesteps
+
+
+class SigmaSchedule(ABC):
+    """Falling diffusion noise levels that end in 0."""
+
+    @abstractmethod
+    def sigmas(self) -> list[float]:
+        """Levels in units of the data, strictly falling, the last one 0."""
+
+    def below(self, sigma: float) -> list[float]:
+        """Levels for a start at ``sigma``: itself, then the schedule's levels under it."""
+        return [sigma, *(level for level in self.sigmas() if level < sigma)]
+
+
+@dataclass(frozen=True)
+class Respaced(SigmaSchedule):
+    """The levels of a discrete noise schedule, all or a respaced part of them, then 0.
+
+    Args:
+        num_steps: how many, in the notation of `posterior.priors.respaced_timesteps`: 1000, ``"ddim50"``, ``"10,20"``.
+        noise_schedule: whose levels.
+    """
+
+    num_steps: int | str = 1000
+    noise_schedule: NoiseSchedule = field(default_factory=LinearBetas)
+
+    def sigmas(self) -> list[float]:
+        timesteps = respaced_timesteps(self.noise_schedule.num_steps, str(self.num_steps))
+        return [*(float(self.noise_schedule.sigmas[t]) for t in reversed(timesteps)), 0.0]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of annealed measurement noise: its variance v, and how many Langevin steps are made there."""
+
+    variance: float
+    num_steps: int
+
+
+class AnnealingSchedule(ABC):
+    """Variances of the measurement noise, falling to the measurement's own (`method.md`, section 4)."""
+
+    @abstractmethod
+    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+        """v_1 > ... > v_N with eta_i^2 = v_i; the last variance is exactly sigma_y^2.
+
+        Algorithm 1 makes no step at the first level (its `num_steps` is 0): X_1 stands for a sample of it.
+        """
+
+
+@dataclass(frozen=True)
+class Published(AnnealingSchedule):
+    """The schedule of the paper's experiments: upward from sigma_y^2, v <- v + growth * min(v, 1).
+
+    Args:
+        growth: f > 0 (the paper's runs: 0.009; also 0.015, 0.011, 0.0045 with 500, 700, 2000 levels).
+        num_levels: N >= 2.
+        steps_per_level: Langevin steps at each level (the paper: 1).
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    growth: float = 0.009
+    num_levels: int = 1000
+    steps_per_level: int = 1
+
+    def __post_init__(self) -> None:
+        if self.growth <= 0 or self.num_levels < 2 or self.steps_per_level < 1:
+            raise UserError(f"annealing schedule: needs growth > 0, num_levels >= 2, steps_per_level >= 1, got {self}")
+
+    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+        variances = [measurement.likelihood.sigma_y**2]
+        while len(variances) < self.num_levels:
+            variances.append(variances[-1] + self.growth * min(variances[-1], 1.0))
+        first, *rest = reversed(variances)
+        return [Level(first, 0), *(Level(v, self.steps_per_level) for v in rest)]
+
+
+@dataclass(frozen=True)
+class Admissible(AnnealingSchedule):
+    """The schedule for which the theory holds (Definition D.1, Lemma D.4, as read in `method.md` section 4).
+
+    v_{k+1} = (1 + g_k) v_k, g_k the largest g <= 1 with g ||A||^2 sqrt(T^2 m + T R^2) <= v_k / sqrt(C), where
+    T(g) = (m g + log(lambda / eps)) / alpha is the running time at that level; it stops once
+    v_N >= (lambda ||A|| / eps)^2 d / alpha. Conservative: thousands of levels where the published one has few.
+
+    Args:
+        alpha: strong log-concavity of the prior, > 0 (for a Gaussian 1 / its largest variance).
+        radius: R, radius of the ball in which the posterior is well conditioned, > 0.
+        accuracy: eps in (0, 1).
+        inverse_failure: lambda > 1, the inverse of the failure probability.
+        constant: C > 0, which the theory leaves open.
+        max_levels: refuse schedules with more levels than this.
+
+    Raises:
+        UserError: if a value is out of range, or more than ``max_levels`` levels are needed.
+    """
+
+    alpha: float
+    radius: float
+    accuracy: float = 0.1
+    inverse_failure: float = 10.0
+    constant: float = 1.0
+    max_levels: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if min(self.alpha, self.radius, self.constant) <= 0 or not 0 < self.accuracy < 1 < self.inverse_failure:
+            raise UserError(
+                f"admissible schedule: needs alpha, radius, constant > 0, accuracy in (0, 1), inverse_failure > 1, got {self}"
+            )
+
+    def running_time(self, growth: float, num_measured: int) -> float:
+        """T(g)."""
+        return (num_measured * growth + math.log(self.inverse_failure / self.accuracy)) / self.alpha
+
+    def growth(self, variance: float, norm: float, num_measured: int) -> float:
+        """The largest admissible g <= 1 above a level of this variance."""
+
+        def excess(g: float) -> float:
+            time = self.running_time(g, num_measured)
+            drift = g * norm**2 * math.sqrt(time**2 * num_measured + time * self.radius**2)
+            return drift - variance / math.sqrt(self.constant)
+
+        if excess(1.0) <= 0:
+            return 1.0
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if excess(middle) <= 0 else (low, middle)
+        return low
+
+    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+        norm = measurement.linear_operator("the admissible schedule").norm()
+        num_measured = int(measurement.operator.num_measured().max())
+        dimension = math.prod(measurement.image_shape)
+        top = (self.inverse_failure * norm / self.accuracy) ** 2 * dimension / self.alpha
+        variances = [measurement.likelihood.sigma_y**2]
+        steps = []
+        while variances[-1] < top:
+            growth = self.growth(variances[-1], norm, num_measured)
+            if len(variances) >= self.max_levels or growth <= 0:
+                raise UserError(
+                    f"admissible schedule: more than {self.max_levels} levels between sigma_y^2 = {variances[0]:.3g} "
+                    f"and {top:.3g}; raise max_levels, or use the published schedule"
+                )
+            steps.append(max(1, math.ceil(self.running_time(growth, num_measured) / step_size)))
+            variances.append(variances[-1] * (1 + growth))
+        levels = [Level(v, n) for v, n in zip(variances, [*steps, 0], strict=True)]
+        return levels[::-1]
