@@ -179,5 +179,7 @@ class ImageData(MeasuredData):
         return CPUBatch(ids, operator, truth=items, noise=noise)
 
     def measure(self, batch: CPUBatch) -> Measurement:
-        assert batch.truth is not None and batch.operator is not None and batch.noise is not None
+        assert batch.truth is not None
+        assert batch.operator is not None
+        assert batch.noise is not None
         return Measurement.simulate(batch.truth, batch.operator, self.likelihood, batch.noise)

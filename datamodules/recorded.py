@@ -78,5 +78,6 @@ class RecordedMeasurements(MeasuredData):
         return CPUBatch(ids, self.operator.realise(self.image_shape, streams), y=items)
 
     def measure(self, batch: CPUBatch) -> Measurement:
-        assert batch.y is not None and batch.operator is not None
+        assert batch.y is not None
+        assert batch.operator is not None
         return Measurement(batch.operator.restrict(batch.y), batch.operator, self.likelihood)

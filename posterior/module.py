@@ -46,7 +46,8 @@ class PosteriorSampling(pl.LightningModule):
         self.prior = prior.requires_grad_(False).eval()
         self.sampler = sampler
         self.num_samples = num_samples
-        self.metrics = nn.ModuleList(standard_metrics() if metrics is None else metrics)
+        self.metrics: list[ImageMetric] = standard_metrics() if metrics is None else metrics
+        self._metric_modules = nn.ModuleList(self.metrics)  # so that their networks move to the device
         names = [metric.name for metric in self.metrics]
         self.sample_means = nn.ModuleDict({name: MeanOverImages() for name in [*names, *COST]})
         self.mean_means = nn.ModuleDict({name: MeanOverImages() for name in [*names, "std"]})
@@ -122,11 +123,13 @@ class PosteriorSampling(pl.LightningModule):
         for (of_mean, _, name), values in groups.items():
             means = self.mean_means if of_mean else self.sample_means
             if name in means:
-                means[name].update(torch.tensor([sum(values) / len(values)]))
+                mean = means[name]
+                assert isinstance(mean, MeanOverImages)
+                mean.update(torch.tensor([sum(values) / len(values)]))
 
     def summary(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
         """Means over all ranks' images: of single samples, and of the mean of each image's samples. Collective."""
         return {
-            "sample": {name: mean.compute() for name, mean in self.sample_means.items()},
-            "mean": {name: mean.compute() for name, mean in self.mean_means.items()},
+            kind: {name: mean.compute() for name, mean in means.items() if isinstance(mean, MeanOverImages)}
+            for kind, means in (("sample", self.sample_means), ("mean", self.mean_means))
         }

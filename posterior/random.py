@@ -36,9 +36,7 @@ class Streams:
         device: where numbers are made.
     """
 
-    def __init__(
-        self, seed: int, ids: Sequence[str], num_samples: int = 1, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, seed: int, ids: Sequence[str], num_samples: int = 1, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self.rows = [(image_id, sample) for sample in range(num_samples) for image_id in ids]
         self.device = torch.device(device)

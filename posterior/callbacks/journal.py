@@ -31,7 +31,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"rank{rank}.jsonl"
         text = "".join(json.dumps(record) + "\n" for record in records)
-        if path.exists() and not path.read_bytes()[-1:] in (b"\n", b""):
+        if path.exists() and path.read_bytes()[-1:] not in (b"\n", b""):
             text = "\n" + text  # the last run was killed within a line
         with path.open("a", encoding="utf-8") as file:
             file.write(text)

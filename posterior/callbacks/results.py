@@ -112,9 +112,7 @@ class ResultWriter(pl.Callback):
         write_whole(self.dir / "per_image.csv", _csv(records).encode())
         grid = self.dir / "grid.png"
         has_truth = (self.dir / "images" / ids[0] / "truth.png").exists()
-        make_grid(
-            self.dir / "images", ids[: self.grid_images], picture_names(pl_module.num_samples, has_truth), grid
-        )
+        make_grid(self.dir / "images", ids[: self.grid_images], picture_names(pl_module.num_samples, has_truth), grid)
         print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
         print(format_table(summary, pl_module.num_samples))
         print(f"grid: {grid}", flush=True)

@@ -7,7 +7,7 @@ HEADINGS = {"nfe_forward": "NFE fwd", "nfe_backward": "NFE bwd", "seconds": "s/s
 
 
 def format_table(summary: Summary, num_samples: int) -> str:
-    """Rows "sample" and, for K > 1, "mean of K"; every cell mean +- standard error over images, a dash where unknown."""
+    """Rows "sample" and, for K > 1, "mean of K"; cells are mean +- standard error over images, a dash where unknown."""
     names = list(dict.fromkeys([*summary["mean"], *summary["sample"]]))
     rows = [["", *(HEADINGS.get(name, name) for name in names)]]
     for key, label in [("sample", "sample"), ("mean", f"mean of {num_samples}")][: 2 if num_samples > 1 else 1]:

@@ -74,8 +74,8 @@ class LPIPS(ImageMetric):
         weights = Path(torch.hub.get_dir()) / "checkpoints" / self.WEIGHTS[net]
         if not weights.is_file():
             self.unavailable = (
-                f"{self.name} is left out: {self.WEIGHTS[net]} is not in {weights.parent}; put torchvision's file there, "
-                "or set TORCH_HOME to a folder that has hub/checkpoints"
+                f"{self.name} is left out: {self.WEIGHTS[net]} is not in {weights.parent}; put torchvision's file "
+                "there, or set TORCH_HOME to a folder that has it under hub/checkpoints"
             )
             return
         with warnings.catch_warnings():

@@ -127,7 +127,9 @@ class MaskInpainting(OperatorFamily):
     def __init__(self, mask: Path) -> None:
         self.path = Path(mask)
         try:
-            values = np.load(self.path) if self.path.suffix == ".npy" else np.asarray(Image.open(self.path).convert("L"))
+            values = (
+                np.load(self.path) if self.path.suffix == ".npy" else np.asarray(Image.open(self.path).convert("L"))
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"MaskInpainting: cannot read {self.path}: {error}") from error
         self.mask = torch.from_numpy((values > 0).astype(np.float32))

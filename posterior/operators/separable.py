@@ -67,8 +67,8 @@ def _scatter(weights: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
 def cubic_resize_matrix(size: int, scale: int) -> np.ndarray:
     """Antialiased cubic down-sampling of a line, (size / scale, size), float64.
 
-    Keys' cubic with a = -0.5 stretched by ``scale``; output i is centred at (i + 0.5) scale - 0.5; taps sum to 1; beyond
-    the border the line is mirrored with the edge pixel repeated. Source: R. Keys, IEEE Trans. ASSP 29 (1981); the
+    Keys' cubic with a = -0.5 stretched by ``scale``; output i is centred at (i + 0.5) scale - 0.5; taps sum to 1;
+    beyond the border the line is mirrored with the edge pixel repeated. Source: R. Keys, IEEE Trans. ASSP 29 (1981);
     stretching and mirroring are those of Matlab's ``imresize``, which the DPS measurement uses.
     """
     centres = (np.arange(size // scale) + 0.5) * scale - 0.5

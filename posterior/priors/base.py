@@ -100,4 +100,3 @@ class ClosedFormPrior(Prior):
         score = self._score(x, self._checked(x, sigma))
         self.cost.forward += len(x)
         return score
-

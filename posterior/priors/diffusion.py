@@ -31,7 +31,9 @@ def load_checkpoint(network: nn.Module, checkpoint: Path) -> None:
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {checkpoint} does not exist") from error
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, safetensors.SafetensorError) as error:
-        raise UserError(f"checkpoint {checkpoint} is not a readable state dict: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"checkpoint {checkpoint} is not a readable state dict: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"checkpoint {checkpoint} is not a state dict (names to tensors)")
     expected = network.state_dict()

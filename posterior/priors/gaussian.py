@@ -38,7 +38,6 @@ class GaussianFieldPrior(ClosedFormPrior):
     """
 
     mean: Tensor
-    components: Tensor
 
     def __init__(
         self,
@@ -62,9 +61,9 @@ class GaussianFieldPrior(ClosedFormPrior):
         self.floor = floor
         # polar factor: orthonormal to float64 precision even when read from rounded numbers
         u, _, vh = torch.linalg.svd(basis)
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).float())
-        self.register_buffer("components", (u @ vh).float())
-        self._spectra: dict[tuple[object, ...], Tensor] = {}
+        self._basis = u @ vh
+        self.register_buffer("mean", torch.tensor(mean))
+        self._cached: dict[tuple[object, ...], Tensor] = {}
 
     @classmethod
     def fit(cls, images: Tensor, floor: float = 0.03) -> GaussianFieldPrior:
@@ -101,14 +100,16 @@ class GaussianFieldPrior(ClosedFormPrior):
         images = [load_image(path, crop, size) for path in files.values()]
         for path, image in zip(files.values(), images, strict=True):
             if image.shape != images[0].shape:
-                raise UserError(f"image {path} is {tuple(image.shape)}, others {tuple(images[0].shape)}: set crop or size")
+                raise UserError(
+                    f"image {path} is {tuple(image.shape)}, others {tuple(images[0].shape)}: set crop or size"
+                )
         return cls.fit(torch.stack(images), floor)
 
     def settings(self) -> dict[str, object]:
         """The arguments that make this prior again, as plain numbers (for a config file)."""
         return {
             "mean": self.mean.tolist(),
-            "components": self.components.tolist(),
+            "components": self._basis.tolist(),
             "amplitude": self.amplitude,
             "exponent": self.exponent,
             "cutoff": self.cutoff,
@@ -119,18 +120,26 @@ class GaussianFieldPrior(ClosedFormPrior):
         """S on the half grid of `torch.fft.rfft2`, (C, H, W // 2 + 1), in the prior's dtype, on its device."""
         height, width = image_shape[-2:]
         key = (height, width, self.mean.device, self.mean.dtype)
-        if key not in self._spectra:
+        if key not in self._cached:
             radius2 = torch.fft.fftfreq(height, dtype=torch.float64)[:, None].square()
             radius2 = radius2 + torch.fft.rfftfreq(width, dtype=torch.float64).square()
             rows = [
                 a * (radius2 + c**2) ** (-e / 2) + self.floor**2
                 for a, e, c in zip(self.amplitude, self.exponent, self.cutoff, strict=True)
             ]
-            self._spectra[key] = torch.stack(rows).to(self.mean)
-        return self._spectra[key]
+            self._cached[key] = torch.stack(rows).to(self.mean)
+        return self._cached[key]
+
+    @property
+    def components(self) -> Tensor:
+        """Orthonormal rows that turn colours into components, (C, C), in the prior's dtype, on its device."""
+        key = (self.mean.device, self.mean.dtype)
+        if key not in self._cached:
+            self._cached[key] = self._basis.to(self.mean)
+        return self._cached[key]
 
     def filter(self, x: Tensor, gain: Tensor) -> Tensor:
-        """The linear map with gain (..., C, H, W // 2 + 1) on each component's Fourier coefficients of x (B, C, H, W)."""
+        """Multiply each component's Fourier coefficients of x (B, C, H, W) by a gain (..., C, H, W // 2 + 1)."""
         spectral = torch.fft.rfft2(torch.einsum("kc,bchw->bkhw", self.components, x))
         filtered = torch.fft.irfft2(gain * spectral, s=x.shape[-2:])
         return torch.einsum("kc,bkhw->bchw", self.components, filtered)

@@ -15,7 +15,7 @@ class GaussianMixturePrior(ClosedFormPrior):
     """p(x) = sum_k weights_k N(means_k, covariances_k), for small images (full covariances).
 
     Args:
-        weights: (K,), > 0, summing to 1.
+        weights: (K,), >= 0, summing to 1.
         means: (K, C, H, W).
         covariances: (K, d, d), symmetric positive definite, d = C H W.
 
@@ -34,8 +34,8 @@ class GaussianMixturePrior(ClosedFormPrior):
         if weights.shape != means.shape[:1] or covariances.shape != (len(weights), size, size):
             raise UserError("GaussianMixturePrior: weights, means and covariances do not fit together")
         eigenvalues, eigenvectors = torch.linalg.eigh(covariances)
-        if not torch.isclose(weights.sum(), torch.ones_like(weights[0])) or weights.min() <= 0:
-            raise UserError("GaussianMixturePrior: weights must be > 0 and sum to 1")
+        if not torch.isclose(weights.sum(), torch.ones_like(weights[0])) or weights.min() < 0:
+            raise UserError("GaussianMixturePrior: weights must be >= 0 and sum to 1")
         if eigenvalues.min() <= 0:
             raise UserError("GaussianMixturePrior: a covariance is not positive definite")
         self.register_buffer("weights", weights)

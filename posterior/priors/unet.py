@@ -73,7 +73,10 @@ class ResBlock(nn.Module):
         self.resample = resample() if resample else nn.Identity()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift else 1)))
         self.out_layers = nn.Sequential(
-            group_norm(out_channels), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(out_channels, out_channels, 3, padding=1)
+            group_norm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
@@ -93,7 +96,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels. Legacy order splits the 3C channels into heads first, the new one into q, k, v."""
+    """Self-attention over all pixels. Legacy order splits the 3C channels into heads first, the new into q, k, v."""
 
     def __init__(self, channels: int, num_heads: int, legacy_order: bool) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
+        batch, channels = x.shape[:2]
         flat = x.flatten(2)
         qkv = self.qkv(self.norm(flat))
         if self.legacy_order:
@@ -184,9 +187,7 @@ class UNet(nn.Module):
                 raise UserError(f"UNet: {channels} channels cannot be split into {heads} attention heads")
             return AttentionBlock(channels, heads, legacy_order=not use_new_attention_order)
 
-        self.time_embed = nn.Sequential(
-            nn.Linear(num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time_embed = nn.Sequential(nn.Linear(num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
         channels = widths[0]
         self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, channels, 3, padding=1))])

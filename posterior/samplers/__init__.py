@@ -5,7 +5,15 @@ from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.dps import DPS
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
-from posterior.samplers.schedules import Admissible, AnnealingSchedule, Level, Published, Respaced, SigmaSchedule
+from posterior.samplers.schedules import (
+    Admissible,
+    AnnealingSchedule,
+    Constant,
+    Level,
+    Published,
+    Respaced,
+    SigmaSchedule,
+)
 
 __all__ = [
     "DDIM",
@@ -15,6 +23,7 @@ __all__ = [
     "AnnealedLangevin",
     "AnnealedMeasurement",
     "AnnealingSchedule",
+    "Constant",
     "ExactGaussian",
     "Level",
     "Observer",

@@ -56,9 +56,7 @@ class AnnealedLangevin(Sampler):
         if self.anchor_sigma is not None and not self.anchor_sigma > 0:
             raise UserError(f"AnnealedLangevin: anchor_sigma must be > 0, got {self.anchor_sigma}")
 
-    def __call__(
-        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved
-    ) -> Tensor:
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         if self.warm_start is None or self.anchor_sigma is None:  # Algorithm 1
             x = self.reverse(prior, measurement, rng, observe)
             return self.anneal(prior, measurement, x, None, rng, observe)
@@ -136,7 +134,7 @@ class AnnealedMeasurement:
         """y_{i+1} at the next, lower level."""
         floor = self.measured.likelihood.sigma_y**2
         added, added_next = self.variance - floor, max(variance - floor, 0.0)
-        y, ratio = self.measured.y, added_next / added
+        y, ratio = self.measured.y, added_next / added if added > 0 else 0.0
         y_next = y + ratio * (self.current.y - y)
         y_next = y_next + (added_next * (1 - ratio)) ** 0.5 * rng.randn_like("annealing", y)
         likelihood = self.measured.likelihood.annealed(added_next)

@@ -28,9 +28,7 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def __call__(
-        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved
-    ) -> Tensor:
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         """One sample per row of the measurement.
 
         Args:
@@ -57,7 +55,7 @@ def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:
     if bad.any():
         image_id, sample = rng.rows[int(bad.nonzero()[0])]
         raise UserError(
-            f"image {image_id}, sample {sample}: NaN or infinite values in {stage} ({int(bad.sum())} of {len(x)} chains); "
-            "try a smaller step size or scale, and check the prior's checkpoint"
+            f"image {image_id}, sample {sample}: NaN or infinite values in {stage} ({int(bad.sum())} of {len(x)} "
+            "chains); try a smaller step size or scale, and check the prior's checkpoint"
         )
     return x

@@ -43,9 +43,7 @@ class DPS(Sampler):
         if not self.scale > 0:
             raise UserError(f"DPS: scale must be > 0, got {self.scale}")
 
-    def __call__(
-        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved
-    ) -> Tensor:
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         sigmas = self.schedule.sigmas()
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):

@@ -36,9 +36,7 @@ class ExactGaussian(Sampler):
     max_steps: int = 2000
 
     @torch.no_grad()
-    def __call__(
-        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved
-    ) -> Tensor:
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         prior = _gaussian(prior)
         draw = prior.sample(rng.randn("exact prior", measurement.image_shape, prior.mean.dtype))
         noise = rng.randn("exact noise", measurement.y.shape[1:], measurement.y.dtype)

@@ -107,16 +107,12 @@ class ReverseDiffusion(Sampler):
     step: ReverseStep = field(default_factory=Ancestral)
     clip_denoised: bool = False
 
-    def __call__(
-        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved
-    ) -> Tensor:
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         sigmas = self.schedule.sigmas()
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         return self.descend(prior, x, sigmas, rng, observe)
 
-    def from_level(
-        self, prior: Prior, x: Tensor, sigma: float, rng: Streams, observe: Observer = unobserved
-    ) -> Tensor:
+    def from_level(self, prior: Prior, x: Tensor, sigma: float, rng: Streams, observe: Observer = unobserved) -> Tensor:
         """A sample of p(x0 | x0 + sigma n = x): reverse diffusion started AT x, (R, C, H, W)."""
         return self.descend(prior, x, self.schedule.below(sigma), rng, observe)
 
@@ -135,5 +131,5 @@ class ReverseDiffusion(Sampler):
 
 
 def initial_noise(image_shape: tuple[int, ...], sigma: float, rng: Streams) -> Tensor:
-    """x at the highest level for a prior of unit variance: N(0, (1 + sigma^2) I), as variance-preserving chains start."""
+    """x at the highest level, N(0, (1 + sigma^2) I): where variance-preserving chains start."""
     return (1 + sigma**2) ** 0.5 * rng.randn("initial", image_shape)

@@ -89,6 +89,28 @@ class Published(AnnealingSchedule):
 
 
 @dataclass(frozen=True)
+class Constant(AnnealingSchedule):
+    """No annealing: plain Langevin dynamics at the measurement's own noise level.
+
+    Args:
+        num_steps: Langevin steps, >= 1.
+
+    Raises:
+        UserError: if num_steps < 1.
+    """
+
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise UserError(f"constant schedule: num_steps must be >= 1, got {self.num_steps}")
+
+    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+        variance = measurement.likelihood.sigma_y**2
+        return [Level(variance, 0), Level(variance, self.num_steps)]
+
+
+@dataclass(frozen=True)
 class Admissible(AnnealingSchedule):
     """The schedule for which the theory holds (Definition D.1, Lemma D.4, as read in `method.md` section 4).
 
@@ -118,7 +140,8 @@ class Admissible(AnnealingSchedule):
     def __post_init__(self) -> None:
         if min(self.alpha, self.radius, self.constant) <= 0 or not 0 < self.accuracy < 1 < self.inverse_failure:
             raise UserError(
-                f"admissible schedule: needs alpha, radius, constant > 0, accuracy in (0, 1), inverse_failure > 1, got {self}"
+                "admissible schedule: needs alpha, radius, constant > 0, accuracy in (0, 1), "
+                f"inverse_failure > 1, got {self}"
             )
 
     def running_time(self, growth: float, num_measured: int) -> float:

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from posterior import UserError, stream
+from posterior.operators import (
+    BoxInpainting,
+    Dense,
+    GaussianBlur,
+    Inpainting,
+    MaskInpainting,
+    RandomInpainting,
+    SuperResolution,
+)
+from posterior.operators.base import power_iteration_norm
+
+SHAPE = (3, 24, 40)
+
+
+def streams(count):
+    return [stream(0, f"image {n}", -1, "operator") for n in range(count)]
+
+
+OPERATORS = {
+    "random inpainting": lambda: RandomInpainting().realise(SHAPE, streams(2)),
+    "box inpainting": lambda: BoxInpainting(8, 2).realise(SHAPE, streams(2)),
+    "bicubic SR": lambda: SuperResolution(4).realise(SHAPE),
+    "average SR": lambda: SuperResolution(4, "average").realise(SHAPE),
+    "blur": lambda: GaussianBlur(17, 3.0).realise(SHAPE),
+    "odd blur": lambda: GaussianBlur(9, 1.5).realise((3, 11, 13)),
+    "dense": lambda: Dense(torch.randn(7, 3 * 5 * 4, generator=torch.Generator().manual_seed(0)), (3, 5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_adjoint_is_the_transpose(name):
+    operator = OPERATORS[name]().to(torch.float64)
+    x = torch.randn(2, *operator.image_shape, dtype=torch.float64)
+    v = torch.randn(2, *operator.measurement_shape, dtype=torch.float64)
+    y = operator.forward(x)
+    assert y.shape[1:] == operator.measurement_shape
+    assert abs((y * v).sum() - (x * operator.adjoint(v)).sum()) <= 1e-10 * y.norm() * v.norm()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_norm_is_the_largest_singular_value(name):
+    operator = OPERATORS[name]()
+    assert operator.norm() == pytest.approx(power_iteration_norm(operator, num_steps=5000, tolerance=1e-12), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_image_alone_equals_the_image_in_a_batch(name):
+    operator = OPERATORS[name]()
+    x = torch.randn(2, *operator.image_shape)
+    alone = operator.rows(torch.tensor([1]))
+    torch.testing.assert_close(alone.forward(x[1:]), operator.forward(x)[1:], rtol=1e-6, atol=1e-6)
+    v = operator.forward(x)
+    torch.testing.assert_close(alone.adjoint(v[1:]), operator.adjoint(v)[1:], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "dense"])  # a few numbers make no picture
+def test_views_are_pictures_of_the_image_size(name):
+    operator = OPERATORS[name]()
+    view = operator.view(operator.forward(torch.randn(2, *operator.image_shape)))
+    assert view.shape == (2, *operator.image_shape)
+    assert view.abs().max() <= 1
+
+
+def test_forward_and_adjoint_match_the_reference(reference, relative):
+    arrays = {key: torch.from_numpy(value) for key, value in np.load(reference / "operators.npz").items()}
+    x = arrays["x"][None]
+    for scale in (2, 4, 8):
+        assert relative(SuperResolution(scale).realise(x.shape[1:]).forward(x)[0], arrays[f"sr{scale}_y"]) < 1e-5
+    blur = GaussianBlur(61, 3.0).realise(x.shape[1:])
+    assert relative(blur.forward(x)[0], arrays["gaussian_y"]) < 1e-5
+    for kind in ("random", "box"):
+        mask = arrays[f"mask_{kind}"][None].float()
+        assert torch.equal(Inpainting(mask, x.shape[1:]).forward(x)[0], arrays[f"inpaint_{kind}_y"])
+    v = torch.zeros_like(x)
+    v[0, :, :64, :64] = arrays["adjoint_blur_in_crop"]
+    assert relative(blur.adjoint(v)[0, :, :96, :96], arrays["adjoint_gaussian_out_crop"]) < 1e-5
+    upsampled = SuperResolution(4).realise(x.shape[1:]).adjoint(arrays["adjoint_sr4_in"][None])
+    assert relative(upsampled[0], arrays["adjoint_sr4_out"]) < 1e-5
+
+
+def test_resizing_matches_the_reference_taps(golden, relative):
+    taps = golden("operators")
+    x = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weights, index = torch.from_numpy(taps["sr4_weights"]), torch.from_numpy(taps["sr4_indices"]).long()
+    columns = (x[..., index] * weights).sum(dim=-1)
+    expected = (columns[:, :, index] * weights[:, :, None]).sum(dim=3)
+    assert relative(SuperResolution(4).realise(x.shape[1:]).forward(x), expected) < 1e-5
+
+
+def test_blur_matches_a_convolution_with_the_reference_kernel(golden, relative):
+    x = torch.rand(1, 3, 80, 72, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kernel = torch.from_numpy(golden("operators")["gaussian_kernel"]).expand(3, 1, -1, -1)
+    expected = F.conv2d(F.pad(x, (30, 30, 30, 30), mode="reflect"), kernel, groups=3)
+    assert relative(GaussianBlur(61, 3.0).realise(x.shape[1:]).forward(x), expected) < 1e-5
+
+
+def test_random_masks_differ_between_images_and_keep_their_share():
+    masks = RandomInpainting(0.3, 0.7).realise((3, 32, 32), streams(200)).mask
+    shares = 1 - masks.flatten(1).mean(dim=1)
+    assert shares.min() >= 0.3 - 1 / 1024
+    assert shares.max() <= 0.7
+    assert abs(float(shares.mean()) - 0.5) < 5 * 0.4 / 12**0.5 / 200**0.5
+    assert not torch.equal(masks[0], masks[1])
+    again = RandomInpainting(0.3, 0.7).realise((3, 32, 32), streams(3)).mask
+    assert torch.equal(again, masks[:3])
+
+
+def test_boxes_keep_their_size_and_margin():
+    masks = BoxInpainting(8, 3).realise((3, 20, 24), streams(100)).mask[:, 0]
+    assert ((1 - masks).flatten(1).sum(dim=1) == 64).all()
+    assert (masks[:, :3] == 1).all()
+    assert (masks[:, :, :3] == 1).all()
+    assert (masks[:, -3:] == 1).all()
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) > 20
+
+
+def test_a_mask_can_come_from_a_file(tmp_path):
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[2:4] = 1
+    np.save(tmp_path / "mask.npy", mask)
+    operator = MaskInpainting(tmp_path / "mask.npy").realise((3, 6, 8), streams(2))
+    assert torch.equal(operator.mask[1, 0], torch.from_numpy(mask).float())
+    assert operator.num_measured().tolist() == [48, 48]
+    with pytest.raises(UserError, match="is \\(6, 8\\), the image"):
+        MaskInpainting(tmp_path / "mask.npy").realise((3, 6, 6))
+    with pytest.raises(UserError, match="cannot read"):
+        MaskInpainting(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (lambda: SuperResolution(1), "scale must be >= 2"),
+        (lambda: SuperResolution(4).realise((3, 30, 32)), "scale 4 does not divide the image size 30x32"),
+        (lambda: GaussianBlur(4), "odd kernel_size"),
+        (lambda: GaussianBlur(9, -1.0), "std > 0"),
+        (lambda: GaussianBlur(61).realise((3, 24, 24)), "needs images larger than 30"),
+        (lambda: RandomInpainting(0.7, 0.3), "low <= high"),
+        (lambda: BoxInpainting(0), "box > 0"),
+        (lambda: BoxInpainting(20, 4).realise((3, 24, 24), streams(1)), "does not fit into a 24x24 image"),
+    ],
+)
+def test_what_does_not_fit_is_said(family, message):
+    with pytest.raises(UserError, match=message):
+        family()

@@ -1,0 +1,108 @@
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from posterior import UserError
+from posterior.priors import CosineBetas, DiffusionPrior, LinearBetas, UNet
+
+
+def small_unet(**changes):
+    settings = {"image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "attention_resolutions": (8,)}
+    torch.manual_seed(0)
+    return UNet(**settings | changes)
+
+
+class Linear(nn.Module):
+    """Predicts x0 exactly for data N(0, I): the optimal denoiser is z sqrt(abar)."""
+
+    def __init__(self, schedule, prediction):
+        super().__init__()
+        self.abar, self.prediction = torch.from_numpy(schedule.alphas_cumprod).float(), prediction
+
+    def forward(self, z, t):
+        abar = self.abar[t.round().long()].view(-1, 1, 1, 1)
+        return abar.sqrt() * z if self.prediction == "x0" else (1 - abar).sqrt() * z
+
+
+@pytest.mark.parametrize("schedule", [LinearBetas(), CosineBetas()])
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+def test_both_predictions_give_the_optimal_denoiser(schedule, prediction):
+    prior = DiffusionPrior(Linear(schedule, prediction), schedule, prediction)
+    x = torch.randn(2, 3, 4, 4)
+    for t in (0, 100, 600):
+        sigma = float(schedule.sigmas[t])
+        torch.testing.assert_close(prior.denoise(x, sigma), x / (1 + sigma**2), rtol=1e-3, atol=1e-4)
+
+
+def test_the_network_sees_the_fractional_time():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, z, t):
+            seen.append(t)
+            return z
+
+    prior = DiffusionPrior(Spy(), LinearBetas())
+    sigmas = prior.noise_schedule.sigmas
+    prior.denoise(torch.zeros(2, 3, 4, 4), torch.tensor([sigmas[7], (sigmas[7] * sigmas[8]) ** 0.5]))
+    prior.denoise(torch.zeros(2, 3, 4, 4), float(sigmas[999]))
+    torch.testing.assert_close(seen[0], torch.tensor([7.0, 7.5]), rtol=1e-4, atol=1e-4)
+    assert seen[1].tolist() == [999.0, 999.0]
+
+
+def test_levels_outside_the_schedule_are_refused():
+    prior = DiffusionPrior(small_unet())
+    for sigma in (0.0, 0.009, 200.0):
+        with pytest.raises(ValueError, match=r"outside \[0\.0100005, 157\.407\]"):
+            prior.denoise(torch.zeros(1, 3, 16, 16), sigma)
+
+
+def test_learned_variance_is_a_fraction_beside_the_denoised_image():
+    x = torch.randn(1, 3, 16, 16)
+    denoised, fraction = DiffusionPrior(small_unet(learn_sigma=True)).predict(x, 1.0)
+    assert denoised.shape == fraction.shape == x.shape
+    assert DiffusionPrior(small_unet(learn_sigma=False)).predict(x, 1.0)[1] is None
+
+
+def test_the_prior_is_frozen_but_passes_gradients_to_its_input():
+    prior, x = DiffusionPrior(small_unet()), torch.randn(1, 3, 16, 16, requires_grad=True)
+    assert not any(p.requires_grad for p in prior.parameters())
+    (grad,) = torch.autograd.grad(prior.denoise(x, 0.5).sum(), x)
+    assert grad.abs().max() > 0
+    assert prior.cost.backward == 1
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_checkpoints_load_strictly(tmp_path, suffix):
+    source, path = small_unet(), tmp_path / f"weights{suffix}"
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1.0)
+    save = torch.save if suffix == ".pt" else safetensors.torch.save_file
+    save(source.state_dict(), path)
+    loaded = DiffusionPrior(small_unet(), checkpoint=path).network
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_another_architecture_lists_its_keys(tmp_path):
+    torch.save(small_unet(attention_resolutions=(), learn_sigma=False).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UserError) as error:
+        DiffusionPrior(small_unet(), checkpoint=tmp_path / "other.pt")
+    text = str(error.value)
+    assert "\n" not in text
+    for part in ["other.pt", "missing: ", "input_blocks.3.1.norm.weight", "of another shape: out.2.weight (3, 32, 3, 3)"]:
+        assert part in text
+    torch.save(small_unet().state_dict() | {"extra": torch.zeros(1)}, tmp_path / "more.pt")
+    with pytest.raises(UserError, match="1 unexpected: extra"):
+        DiffusionPrior(small_unet(), checkpoint=tmp_path / "more.pt")
+
+
+def test_bad_checkpoint_files_are_named(tmp_path):
+    (tmp_path / "noise.pt").write_bytes(b"not a checkpoint")
+    (tmp_path / "noise.safetensors").write_bytes(b"not a checkpoint")
+    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "pickle.pt")  # executes code unless weights_only
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    for name in ["missing.pt", "noise.pt", "noise.safetensors", "pickle.pt", "list.pt"]:
+        with pytest.raises(UserError, match=name):
+            DiffusionPrior(small_unet(), checkpoint=tmp_path / name)

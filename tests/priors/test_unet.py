@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.recipe import fill_by_recipe
+from posterior import UserError
+from posterior.priors import UNet
+from posterior.priors.unet import timestep_embedding
+
+IGNORED = {"class_cond", "use_checkpoint", "use_fp16", "num_heads_upsample"}
+"""Options of the reference's configuration that are off in every network here."""
+
+
+def build(config: dict) -> UNet:
+    config = {key: value for key, value in config.items() if key not in IGNORED}
+    for key in ("channel_mult", "attention_resolutions"):
+        config[key] = [int(part) for part in str(config[key]).split(",")] if config[key] else None
+    return UNet(**config)
+
+
+@pytest.mark.parametrize("name", ["unet_small", "unet_small_b", "unet_small_c"])
+def test_small_networks_match_the_reference(golden, relative, name):
+    expected = golden(name)
+    network = build(json.loads(str(expected["config_json"])))
+    assert list(network.state_dict()) == expected["keys"].tolist()
+    fill_by_recipe(network)
+    x = torch.from_numpy(expected["x"]).requires_grad_()
+    y = network(x, torch.from_numpy(expected["timesteps"]))
+    (grad,) = torch.autograd.grad((y * torch.from_numpy(expected["cotangent"])).sum(), x)
+    assert relative(y, expected["y"]) < 1e-4
+    assert relative(grad, expected["grad_x"]) < 1e-4
+    embedding = timestep_embedding(torch.from_numpy(expected["timesteps"]), 32)
+    np.testing.assert_allclose(embedding, expected["time_embedding_32"], atol=1e-6)
+
+
+def test_the_full_ffhq_network_matches_the_reference(golden, relative, root):
+    expected = golden("unet_ffhq_full")
+    network = build(json.loads((root / "tests/data/unet_ffhq_manifest.json").read_text())["config"])
+    fill_by_recipe(network)
+    state = network.state_dict()
+    assert list(state) == expected["keys"].tolist()
+    sums = [float(tensor.double().sum()) for tensor in state.values()]
+    np.testing.assert_allclose(sums, expected["param_sum"], rtol=1e-9, atol=1e-6)
+    with torch.no_grad():
+        y = network(torch.from_numpy(expected["x"]), torch.from_numpy(expected["timesteps"]))
+    assert relative(y, expected["y"]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ffhq", "imagenet"])
+def test_keys_and_shapes_are_those_of_the_checkpoints(root, name):
+    manifest = json.loads((root / f"tests/data/unet_{name}_manifest.json").read_text())
+    with torch.device("meta"):
+        network = build(manifest["config"])
+    assert [[key, list(value.shape)] for key, value in network.state_dict().items()] == manifest["state_dict"]
+    assert sum(p.numel() for p in network.parameters()) == manifest["num_parameters"]
+
+
+def test_sizes_that_do_not_fit_are_said():
+    network = UNet(image_size=32, num_channels=32, channel_mult=(1, 1, 1), attention_resolutions=())
+    with pytest.raises(UserError, match="30x32 is not a multiple of 4"):
+        network(torch.zeros(1, 3, 30, 32), torch.zeros(1))
+    with pytest.raises(UserError, match="multiple of 32"):
+        UNet(image_size=32, num_channels=48, channel_mult=(1,))
+    with pytest.raises(UserError, match="channel_mult must be given"):
+        UNet(image_size=48)
+    with pytest.raises(UserError, match="attention heads"):
+        UNet(image_size=32, num_channels=32, channel_mult=(1,), num_heads=5)

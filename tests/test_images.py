@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from posterior import UserError
+from posterior.images import list_images, load_image, to_pixels
+
+
+def save(path, mode="RGB", size=(8, 6), colour=None):
+    Image.new(mode, size, colour if colour is not None else 100).save(path)
+    return path
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist"):
+        list_images(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"{tmp_path} holds no PNG or JPEG"):
+        list_images(tmp_path)
+
+
+def test_ids_are_sorted_relative_paths_without_extension(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ["c.png", "b/z.JPG", "a.jpeg"]:
+        save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert list(list_images(tmp_path)) == ["a", "b/z", "c"]
+
+
+def test_two_files_of_one_id_are_refused(tmp_path):
+    save(tmp_path / "a.png"), save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="same image id 'a'"):
+        list_images(tmp_path)
+
+
+def test_truncated_file_is_named(tmp_path):
+    path = tmp_path / "broken.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"broken\.png cannot be decoded"):
+        load_image(path)
+
+
+def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
+    opaque, partly = tmp_path / "opaque.png", tmp_path / "partly.png"
+    save(opaque, "RGBA", colour=(10, 20, 30, 255)), save(partly, "RGBA", colour=(10, 20, 30, 200))
+    assert load_image(opaque)[:, 0, 0].add(1).mul(127.5).round().tolist() == [10, 20, 30]
+    with pytest.raises(UserError, match=r"partly\.png is partly transparent"):
+        load_image(partly)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "LA"])
+def test_other_modes_become_rgb(tmp_path, mode):
+    colour = (100, 255) if mode == "LA" else None
+    assert load_image(save(tmp_path / "x.png", mode, colour=colour)).shape == (3, 6, 8)
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 60000, dtype=np.uint16)).save(path)
+    with pytest.raises(UserError, match="8 bits"):
+        load_image(path)
+
+
+def test_crop_is_central_and_must_fit(tmp_path):
+    pixels = np.arange(36, dtype=np.uint8).reshape(6, 6)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    cropped = load_image(tmp_path / "x.png", crop=2)
+    assert np.array_equal(to_pixels(cropped)[..., 0], pixels[2:4, 2:4])
+    with pytest.raises(UserError, match="6x6, smaller than the crop of 7"):
+        load_image(tmp_path / "x.png", crop=7)
+
+
+def test_resizing_needs_a_square(tmp_path):
+    save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="not square"):
+        load_image(tmp_path / "x.png", size=4)
+    assert load_image(tmp_path / "x.png", crop=6, size=3).shape == (3, 3, 3)
+
+
+def test_pixels_survive_the_round_trip(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert np.array_equal(to_pixels(load_image(tmp_path / "x.png")), pixels)
+
+
+def test_nan_is_never_written():
+    with pytest.raises(ValueError, match="NaN"):
+        to_pixels(torch.full((3, 2, 2), float("nan")))
