@@ -90,7 +90,7 @@ def draw(
 ) -> Tensor:
     """Samples (K, B, C, H, W)."""
     samples = sampler(prior, measurement.repeat(len(rng) // len(measurement.y)), rng)
-    return samples.view(-1, *measurement.y.shape[:1], *samples.shape[1:])
+    return samples.reshape(-1, *measurement.y.shape[:1], *samples.shape[1:])
 
 
 def spread(samples: Tensor) -> Tensor:

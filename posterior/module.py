@@ -74,7 +74,7 @@ class PosteriorSampling(pl.LightningModule):
         )
         records = self.measure(batch, measurement, samples, dict(zip(COST, cost, strict=True)))
         self.count(records)
-        return Prediction(batch, samples.view(self.num_samples, len(batch.ids), *samples.shape[1:]), records)
+        return Prediction(batch, samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:]), records)
 
     def observe(self, stage: str, step: int, total: int, x: Tensor) -> None:
         """Pass a sampler's state on to the observers."""
@@ -96,7 +96,7 @@ class PosteriorSampling(pl.LightningModule):
             for row in range(len(samples))
         ]
         if self.num_samples > 1:
-            chains = samples.view(self.num_samples, len(batch.ids), *samples.shape[1:])
+            chains = samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:])
             values = self.evaluate(chains.mean(dim=0), batch.truth, batch.measurement)
             values["std"] = chains.var(dim=0).mean(dim=(1, 2, 3)).sqrt().tolist()
             records += [

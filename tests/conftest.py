@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from posterior import Streams
 from posterior.priors import GaussianFieldPrior
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,22 @@ def field() -> GaussianFieldPrior:
         cutoff=[0.1, 0.1, 0.1],
         floor=0.2,
     )
+
+
+class PooledStreams(Streams):
+    """Many rows from one generator: a test of moments has 100,000 chains, whose own generators would only be slow."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(0, ["pool"])
+        self.count = rows
+
+    def randn(self, purpose: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return super().randn(purpose, (self.count, *shape), dtype)[0]
+
+
+@pytest.fixture(scope="session")
+def pooled() -> type[PooledStreams]:
+    return PooledStreams
 
 
 def relative(a: torch.Tensor, b: torch.Tensor | np.ndarray) -> float:

@@ -90,8 +90,8 @@ class AnnealedLangevin(Sampler):
         """The loop of Algorithm 1 from X_1 = x, (R, C, H, W), with the anchor's term if there is an anchor."""
         h = self.step_size
         score_sigma = prior.sigma_min if self.score_sigma is None else self.score_sigma
-        annealed = AnnealedMeasurement.top(measurement, self.schedule.levels(measurement, h)[0].variance, rng)
-        levels = self.schedule.levels(measurement, h)[1:]
+        first, *levels = self.schedule.levels(measurement, h)
+        annealed = AnnealedMeasurement.top(measurement, first.variance, rng)
         total, done = sum(level.num_steps for level in levels), 0
         for level in levels:
             annealed = annealed.lowered(level.variance, rng)

@@ -91,7 +91,12 @@ def test_a_checkpoint_of_another_architecture_lists_its_keys(tmp_path):
         DiffusionPrior(small_unet(), checkpoint=tmp_path / "other.pt")
     text = str(error.value)
     assert "\n" not in text
-    for part in ["other.pt", "missing: ", "input_blocks.3.1.norm.weight", "of another shape: out.2.weight (3, 32, 3, 3)"]:
+    for part in [
+        "other.pt",
+        "missing: ",
+        "input_blocks.3.1.norm.weight",
+        "of another shape: out.2.weight (3, 32, 3, 3)",
+    ]:
         assert part in text
     torch.save(small_unet().state_dict() | {"extra": torch.zeros(1)}, tmp_path / "more.pt")
     with pytest.raises(UserError, match="1 unexpected: extra"):

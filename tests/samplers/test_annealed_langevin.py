@@ -1,0 +1,222 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from benchmarks.mixture import mixture
+from posterior import Measurement, Streams, UserError, stream
+from posterior.noise import GaussianNoise
+from posterior.operators import Dense, GaussianBlur, RandomInpainting, SuperResolution
+from posterior.priors import GaussianMixturePrior
+from posterior.priors.base import ClosedFormPrior
+from posterior.samplers import (
+    DPS,
+    Admissible,
+    AnnealedLangevin,
+    AnnealedMeasurement,
+    Constant,
+    ExactGaussian,
+    Published,
+    Respaced,
+    ReverseDiffusion,
+    Sampler,
+)
+
+POINT = (1, 1, 1)
+
+
+def scalar_prior():
+    """N(0, 1) on one pixel."""
+    return GaussianMixturePrior(torch.ones(1), torch.zeros(1, *POINT), torch.ones(1, 1, 1))
+
+
+def scalar_measurement(y, sigma_y):
+    return Measurement(y, Dense(torch.ones(1, 1), POINT), GaussianNoise(sigma_y))
+
+
+def test_lemma_f1_the_variance_dips_over_time(pooled):
+    """Plain Langevin from an independent draw of the prior: Var X_t = 1 - 2 u (1 - u) / (1 + eta^2) (Lemma F.1)."""
+    rows, eta2, h = 200_000, 0.5, 1e-3
+    rng = pooled(rows)
+    x, truth, noise = (rng.randn("setup", POINT) for _ in range(3))
+    measurement = scalar_measurement(truth + eta2**0.5 * noise, eta2**0.5)
+    dip = eta2 * math.log(2) / (1 + eta2)
+    steps = round(4 * dip / h)
+    variances = {}
+
+    def record(stage, step, total, state):
+        variances[step * h] = float(state.var())
+
+    langevin = AnnealedLangevin(h, Constant(steps))
+    langevin.anneal(scalar_prior(), measurement, x, None, rng, record)
+    tolerance = 5 * (2 / rows) ** 0.5 + h * (1 + 1 / eta2)  # Monte Carlo, and Euler-Maruyama's bias
+    for time, variance in variances.items():
+        u = math.exp(-(1 + eta2) * time / eta2)
+        assert abs(variance - (1 - 2 * u * (1 - u) / (1 + eta2))) < tolerance, time
+    lowest = min(variances, key=variances.get)
+    assert abs(variances[lowest] - (1 - 1 / (2 * (1 + eta2)))) < tolerance
+    assert abs(lowest - dip) < 0.25 * dip
+
+
+def test_coupled_measurements_have_the_variances_and_independent_increments(pooled):
+    rows = 100_000
+    measured = scalar_measurement(torch.zeros(1, *POINT).expand(rows, -1, -1, -1), 0.1)
+
+    rng, variances = pooled(rows), [4.0, 1.0, 0.5, 0.01]
+    level = AnnealedMeasurement.top(measured, variances[0], rng)
+    path = [level.current.y.flatten()]
+    for variance in variances[1:]:
+        level = level.lowered(variance, rng)
+        assert level.current.likelihood.sigma_y == pytest.approx(variance**0.5)
+        path.append(level.current.y.flatten())
+    assert (path[-1] == 0).all()  # y_N is y
+    increments = torch.stack([a - b for a, b in pairwise(path)])
+    expected = torch.diag(torch.tensor([3.0, 0.5, 0.49]))
+    scale = (expected.diagonal()[:, None] * expected.diagonal()).sqrt() * (2 / rows) ** 0.5
+    assert ((torch.cov(increments) - expected) / scale).abs().max() < 5
+
+
+@pytest.mark.parametrize(
+    "family", [RandomInpainting(), SuperResolution(2), GaussianBlur(5, 1.0)], ids=lambda family: type(family).__name__
+)
+def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, family):
+    shape, count = (3, 8, 8), 500
+    truth = field.sample(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
+    operator = family.realise(shape, [stream(0, "a", -1, "operator")])
+    noise = torch.randn(1, *operator.measurement_shape, generator=torch.Generator().manual_seed(1))
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.3), noise)
+    mean = ExactGaussian(tolerance=1e-6).mean(field, measurement)
+    exact = ExactGaussian()(field, measurement.repeat(count), Streams(1, ["a"], count))
+    langevin = AnnealedLangevin(0.004, Published(0.03, 200, steps_per_level=10), ReverseDiffusion(Respaced(100)))
+    samples = langevin(field, measurement.repeat(count), Streams(0, ["a"], count))
+    spread = exact.var(dim=0).mean().sqrt()
+    error = (samples.mean(dim=0) - mean[0]).square().mean().sqrt()
+    assert error < 2 * spread / count**0.5  # the floor is 1
+    assert abs(float(samples.var(dim=0).mean().sqrt() / spread) - 1) < 0.05
+    assert abs(float(measurement.repeat(count).relative_residual(samples).mean()) - 1) < 0.1
+
+
+def test_algorithm_2_reaches_the_floor_on_a_mixture():
+    distance, floor = mixture(num_measurements=3, num_samples=300, num_levels=600, growth=0.015)
+    assert distance < 1.15 * floor
+
+
+def test_the_admissible_schedule_samples_a_scalar_posterior(pooled):
+    """Bias and variance at the end of Definition D.1's schedule, where the posterior is N(y / (1 + eta^2), ...)."""
+    rows, eta2 = 4000, 0.25
+    y = torch.full((rows, *POINT), 1.0)
+    schedule = Admissible(alpha=1.0, radius=1.0, accuracy=0.5, inverse_failure=2.0)
+    measurement = scalar_measurement(y, eta2**0.5)
+    start = pooled(rows).randn("start", POINT)
+    samples = AnnealedLangevin(0.02, schedule).anneal(scalar_prior(), measurement, start, None, pooled(rows))
+    variance = eta2 / (1 + eta2)
+    assert abs(float(samples.mean()) - 1 / (1 + eta2)) < 5 * (variance / rows) ** 0.5
+    assert abs(float(samples.var()) / variance - 1) < 5 * (2 / rows) ** 0.5 + 0.02 * 5  # and Euler-Maruyama
+
+
+class PosteriorMean(Sampler):
+    """x_hat = E[x | y] of the scalar problem."""
+
+    def __call__(self, prior, measurement, rng, observe=None):
+        return measurement.y / (1 + measurement.likelihood.sigma_y**2)
+
+
+@pytest.mark.parametrize("anchor_term", [True, False])
+def test_algorithm_3_uses_the_data_twice_unless_the_anchor_term_is_off(pooled, anchor_term):
+    """With x_hat the posterior mean, the output variance is V (1 + 2 t) / (1 + t)^2, t = V / sigma^2."""
+    rows, eta2, sigma = 20_000, 0.25, 0.5
+    variance = eta2 / (1 + eta2)
+    t = variance / sigma**2
+    measurement = scalar_measurement(torch.full((rows, *POINT), 1.0), eta2**0.5)
+    sampler = AnnealedLangevin(
+        0.01,
+        Published(0.03, 150, steps_per_level=10),
+        ReverseDiffusion(Respaced(200)),
+        warm_start=PosteriorMean(),
+        anchor_sigma=sigma,
+        anchor_term=anchor_term,
+    )
+    samples = sampler(scalar_prior(), measurement, pooled(rows))
+    expected = variance * ((1 + 2 * t) / (1 + t) ** 2 if anchor_term else 1.0)
+    assert abs(float(samples.var()) / expected - 1) < 5 * (2 / rows) ** 0.5 + 0.04
+
+
+def small_run(field, ids, **settings):
+    shape = (3, 8, 8)
+    operator = RandomInpainting().realise(shape, [stream(0, i, -1, "operator") for i in ids])
+    truth = torch.stack([torch.randn(shape, generator=stream(0, i, 0, "truth")) for i in ids])
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.3), torch.zeros_like(truth))
+    sampler = AnnealedLangevin(**{"step_size": 1e-3, "schedule": Published(0.05, 100)} | settings)
+    return sampler(field, measurement, Streams(0, ids))
+
+
+def test_a_row_alone_equals_the_row_in_a_batch(field):
+    """Stated tolerance of Langevin across batch sizes: 1e-4 absolute over 100 levels, warm start included."""
+    settings = {"warm_start": DPS(Respaced(20)), "anchor_sigma": 0.5, "reverse": ReverseDiffusion(Respaced(100))}
+    together, alone = small_run(field, ["a", "b", "c"], **settings), small_run(field, ["b"], **settings)
+    torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-4)
+
+
+def test_cost_and_progress_of_algorithm_3(field):
+    steps = []
+    shape = (3, 8, 8)
+    operator = SuperResolution(2).realise(shape)
+    measurement = Measurement(torch.zeros(1, *operator.measurement_shape), operator, GaussianNoise(0.3))
+    reverse = ReverseDiffusion(Respaced(100))
+    sampler = AnnealedLangevin(
+        1e-3, Published(0.05, 30, steps_per_level=2), reverse, warm_start=DPS(Respaced(20)), anchor_sigma=0.5
+    )
+    sampler(field, measurement, Streams(0, ["a"]), lambda stage, step, total, x: steps.append((stage, step, total)))
+    descent = len(reverse.schedule.below(0.5)) - 1
+    assert (field.cost.forward, field.cost.backward) == (20 + descent + 29 * 2, 20)
+    assert steps[19] == ("DPS", 20, 20)
+    assert steps[19 + descent] == ("reverse diffusion", descent, descent)
+    assert steps[-1] == ("annealed Langevin", 58, 58)
+
+
+def test_the_score_is_read_at_its_smoothing_level():
+    read = []
+
+    class Spy(ClosedFormPrior):
+        sigma_min = 0.01
+
+        def _score(self, x, sigma):
+            read.append(sigma)
+            return -x
+
+    measurement = scalar_measurement(torch.zeros(1, *POINT), 1.0)
+    for score_sigma, expected in [(None, 0.01), (0.08, 0.08)]:
+        read.clear()
+        langevin = AnnealedLangevin(1e-3, Constant(3), score_sigma=score_sigma)
+        langevin.anneal(Spy(), measurement, torch.zeros(1, *POINT), None, Streams(0, ["a"]))
+        assert read == [expected] * 3
+
+
+def test_clip_is_the_last_word(field):
+    assert small_run(field, ["a"], clip=True).abs().max() <= 1
+    assert small_run(field, ["a"], clip=False).abs().max() > 1
+
+
+def test_divergence_names_image_sample_and_stage(field):
+    with pytest.raises(UserError, match=r"image (a|b), sample 0: NaN or infinite values in annealed Langevin"):
+        small_run(field, ["a", "b"], step_size=100.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_size": 0.0}, "step_size must be > 0"),
+        ({"step_size": 1e-3, "warm_start": DPS()}, "needs anchor_sigma"),
+        ({"step_size": 1e-3, "anchor_sigma": -0.3}, "anchor_sigma must be > 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        AnnealedLangevin(**settings)
+
+
+def test_algorithm_2_needs_the_anchors_level(field):
+    measurement = scalar_measurement(torch.zeros(1, *POINT), 1.0)
+    with pytest.raises(UserError, match="Algorithm 2 needs anchor_sigma"):
+        AnnealedLangevin(1e-3).from_anchor(field, measurement, torch.zeros(1, *POINT), Streams(0, ["a"]))

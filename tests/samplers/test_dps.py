@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.recipe import fill_by_recipe
+from posterior import Measurement, Streams, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import GaussianBlur, Inpainting, Operator, SuperResolution
+from posterior.priors import DiffusionPrior, LinearBetas, UNet
+from posterior.samplers import DDIM, DPS, Ancestral, Respaced
+
+
+class PaddedFourierAmplitude(Operator):
+    """The phase-retrieval measurement of the golden cases: DPS asks an operator for nothing but `forward`."""
+
+    measurement_shape = (3, 48, 48)
+
+    def forward(self, x):
+        padded = torch.nn.functional.pad(x, (8, 8, 8, 8))
+        spectrum = torch.fft.fft2(torch.fft.ifftshift(padded, dim=(-2, -1)), norm="ortho")
+        return torch.fft.fftshift(spectrum, dim=(-2, -1)).abs()
+
+
+@pytest.fixture(scope="module")
+def prior():
+    network = UNet(
+        image_size=32, num_channels=32, channel_mult=(1, 2, 2), attention_resolutions=(16, 8), num_head_channels=16
+    )
+    fill_by_recipe(network)
+    return DiffusionPrior(network)
+
+
+@pytest.fixture(scope="module")
+def arrays(reference):
+    return {
+        k: torch.from_numpy(v) if v.dtype.kind == "f" else v
+        for k, v in np.load(reference / "sampler_steps.npz").items()
+    }
+
+
+def operators(arrays):
+    shape = (3, 32, 32)
+    return {
+        "gaussian": GaussianBlur(9, 1.5).realise(shape),
+        "inpaint": Inpainting(arrays["B_mask"].float(), shape),
+        "sr4": SuperResolution(4).realise(shape),
+        "phase": PaddedFourierAmplitude(shape),
+    }
+
+
+def test_guided_steps_match_the_reference(prior, arrays, relative):
+    schedule = LinearBetas()
+    cases = [case for case in json.loads(str(arrays["B_cases_json"])) if case["distance"] == "frobenius"]
+    assert len(cases) == 8  # the ninth weighs by Poisson noise
+    for case in cases:
+        key, index = case["key"], case["index"]
+        abar = schedule.alphas_cumprod[index]
+        abar_next = schedule.alphas_cumprod[index - 1] if index else 1.0
+        sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index - 1]) if index else 0.0
+        x = arrays[f"{key}_x_prev"] / abar**0.5
+        measurement = Measurement(arrays[f"{key}_y"], operators(arrays)[case["operator"]], GaussianNoise(0.05))
+        step = DDIM(0.0) if case["sampler"] == "ddim" else Ancestral()
+        dps = DPS(step=step, scale=case["scale"], clip_denoised=case["clip"])
+        denoised = prior.denoise(x, sigma)
+        denoised = denoised.clamp(-1, 1) if case["clip"] else denoised
+        assert relative(denoised, arrays[f"{key}_x0_hat"]) < 1e-4, key
+        assert relative(measurement.distance(denoised), arrays[f"{key}_norm"].view(1)) < 1e-4, key
+        x_next = dps.guided_step(prior, measurement, x, sigma, sigma_next, arrays["B_noise"])
+        assert relative(x_next * abar_next**0.5, arrays[f"{key}_x_next"]) < 1e-4, key
+
+
+def test_an_images_gradient_in_a_batch_is_its_gradient_alone(prior, arrays, relative):
+    """The reference divides by the batch's joint norm (C_batch_grad); ours undoes that, image by image."""
+    schedule = LinearBetas()
+    sigma, sigma_next = (float(s) for s in schedule.sigmas[[100, 99]])
+    x = arrays["C_x_prev"] / schedule.alphas_cumprod[100] ** 0.5
+    measurement = Measurement(arrays["C_y"], operators(arrays)["gaussian"], GaussianNoise(0.05))
+    dps, noise = DPS(scale=0.3), torch.zeros_like(x)
+    both = dps.guided_step(prior, measurement, x, sigma, sigma_next, noise)
+    unguided = DPS(scale=1e-12).guided_step(prior, measurement, x, sigma, sigma_next, noise)
+    gradient = (unguided - both) * schedule.alphas_cumprod[99] ** 0.5 / 0.3
+    norms = measurement.distance(prior.denoise(x, sigma).clamp(-1, 1))
+    assert float(norms.square().sum().sqrt()) == pytest.approx(float(arrays["C_batch_norm"]), rel=1e-4)
+    expected = arrays["C_batch_grad"] * arrays["C_batch_norm"] / norms.view(-1, 1, 1, 1)
+    assert relative(gradient, expected) < 1e-3  # a difference of two steps loses a digit
+    for row in (0, 1):
+        index = torch.tensor([row])
+        alone = dps.guided_step(prior, measurement.rows(index), x[index], sigma, sigma_next, noise[index])
+        assert relative(both[index], alone) < 1e-5
+
+
+def test_a_whole_run_does_not_see_its_batch(prior):
+    """Stated tolerance of DPS across batch sizes: 1e-3 absolute over 20 steps of a network (measured: below 1e-4)."""
+    operator = SuperResolution(4).realise((3, 32, 32))
+    y = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    measurement = Measurement(y, operator, GaussianNoise(0.05))
+    dps = DPS(Respaced(20))
+    together = dps(prior, measurement, Streams(0, ["a", "b", "c"]))
+    alone = dps(prior, measurement.rows(torch.tensor([1])), Streams(0, ["b"]))
+    torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-3)
+
+
+def test_it_pulls_towards_the_measurement(field):
+    shape = (3, 16, 16)
+    truth = field.sample(torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)))
+    operator = SuperResolution(4).realise(shape)
+    measurement = Measurement.simulate(
+        truth, operator, GaussianNoise(0.05), torch.zeros(4, *operator.measurement_shape)
+    )
+    ids = list("abcd")
+    guided = DPS(Respaced(250), scale=0.5, clip_denoised=False)(field, measurement, Streams(0, ids))
+    unguided = DPS(Respaced(250), scale=1e-9, clip_denoised=False)(field, measurement, Streams(0, ids))
+    assert (measurement.distance(guided) < 0.3 * measurement.distance(unguided)).all()
+
+
+def test_each_step_costs_a_forward_and_a_backward_call(field):
+    operator = SuperResolution(4).realise((3, 16, 16))
+    measurement = Measurement(torch.zeros(2, *operator.measurement_shape), operator, GaussianNoise(0.05))
+    DPS(Respaced(10))(field, measurement, Streams(0, ["a", "b"]))
+    assert (field.cost.forward, field.cost.backward) == (20, 20)
+
+
+def test_the_scale_must_be_positive():
+    with pytest.raises(UserError, match="scale must be > 0"):
+        DPS(scale=0.0)

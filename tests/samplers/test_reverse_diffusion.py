@@ -1,0 +1,133 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from posterior import Measurement, Streams, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import SuperResolution
+from posterior.priors import DiffusionPrior, LinearBetas, respaced_timesteps
+from posterior.samplers import DDIM, Ancestral, Respaced, ReverseDiffusion
+
+
+class FixedOutput(nn.Module):
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, z, t):
+        return self.output
+
+
+def test_single_steps_match_the_reference(reference, relative):
+    arrays = {
+        k: torch.from_numpy(v) if v.ndim else v for k, v in np.load(reference / "sampler_steps.npz").items() if k != "B"
+    }
+    schedule = LinearBetas()
+    prior = DiffusionPrior(FixedOutput(arrays["A_model_output"]), schedule)
+    noise = arrays["A_noise"]
+    cases = json.loads(str(arrays["A_cases_json"]))
+    assert len(cases) == 26
+    for case in cases:
+        timesteps, index, key = respaced_timesteps(1000, case["respacing"]), case["index"], case["key"]
+        t, previous = timesteps[index], timesteps[index - 1] if index else None
+        abar, abar_next = schedule.alphas_cumprod[t], 1.0 if previous is None else schedule.alphas_cumprod[previous]
+        sigma, sigma_next = float(schedule.sigmas[t]), 0.0 if previous is None else float(schedule.sigmas[previous])
+        x = arrays[key.removesuffix("_noclip").removesuffix("_clip") + "_x_t"] / abar**0.5
+        denoised, fraction = prior.predict(x, sigma)
+        if case["clip"]:
+            denoised = denoised.clamp(-1, 1)
+        scale = abar_next**0.5  # back to variance-preserving units
+        step = Ancestral()
+        assert relative(denoised, arrays[f"{key}_pred_x0"]) < 1e-4, key
+        assert relative(step.mean(x, denoised, sigma, sigma_next) * scale, arrays[f"{key}_mean"]) < 1e-4, key
+        if sigma_next:
+            log_variance = (step.variance(fraction, sigma, sigma_next) * abar_next).log()
+            assert relative(log_variance, arrays[f"{key}_log_variance"]) < 1e-4, key
+        for name, kind in [("ddpm", step), ("ddim_eta0", DDIM(0.0)), ("ddim_eta1", DDIM(1.0))]:
+            ours = kind(x, denoised, fraction, sigma, sigma_next, noise) * scale
+            assert relative(ours, arrays[f"{key}_{name}"]) < 1e-4, (key, name)
+
+
+def test_fixed_variances_match_the_reference(reference):
+    arrays = np.load(reference / "sampler_steps.npz")
+    schedule = LinearBetas()
+    sigma, sigma_next = float(schedule.sigmas[250]), float(schedule.sigmas[249])
+    for kind in ("small", "large"):
+        variance = Ancestral(kind).variance(None, sigma, sigma_next) * schedule.alphas_cumprod[249]
+        expected = arrays[f"A_full_250_clip_fixed_{kind}_log_variance"]
+        np.testing.assert_allclose(np.log(variance), expected, rtol=1e-4)
+
+
+def empty_measurement(rows, shape):
+    operator = SuperResolution(2).realise(shape)
+    return Measurement(torch.zeros(rows, *operator.measurement_shape), operator, GaussianNoise(1.0))
+
+
+def final_variance(step, sigmas, variance):
+    """Variance of a coordinate N(0, variance) after a chain with the exact denoiser: every step is linear."""
+    one, state = torch.ones(()), 1 + sigmas[0] ** 2
+    for sigma, sigma_next in pairwise(sigmas):
+        gain = variance / (variance + sigma**2)
+        kept = step(one, gain * one, None, sigma, sigma_next, torch.zeros(()))
+        fresh = step(one, gain * one, None, sigma, sigma_next, one) - kept
+        state = kept**2 * state + fresh**2
+    return state
+
+
+STEPS = [Ancestral("small"), Ancestral("large"), DDIM(0.0), DDIM(1.0)]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_many_steps_lose_little_variance(step):
+    for variance in (0.04, 1.0, 3.0):
+        assert abs(float(final_variance(step, Respaced(1000).sigmas(), variance)) / variance - 1) < 0.05
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_unconditional_samples_have_the_variance_of_their_chain(field, step):
+    shape, rows, schedule = (3, 8, 8), 600, Respaced(100)
+    samples = ReverseDiffusion(schedule, step)(
+        field, empty_measurement(rows, shape), Streams(0, [str(i) for i in range(rows)])
+    )
+    spectrum = torch.fft.rfft2(
+        torch.einsum("kc,bchw->bkhw", field.components, field.centre(samples)), norm="ortho"
+    ).abs()
+    ratio = spectrum.square().mean(dim=0) / final_variance(step, schedule.sigmas(), field.spectrum(shape))
+    assert abs(float(ratio.mean()) - 1) < 0.02  # 600 * 3 * 64 numbers: a standard error of 0.4 %
+    assert (samples.mean(dim=(0, 2, 3)) - field.mean).abs().max() < 0.06
+
+
+def test_from_a_level_it_samples_the_denoising_posterior(field):
+    """p(x | x0 + sigma n = anchor) of a Gaussian field is Gaussian with known mean and spectrum."""
+    shape, rows, sigma = (3, 8, 8), 600, 0.5
+    anchor = field.sample(torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))).expand(rows, -1, -1, -1)
+    reverse = ReverseDiffusion(Respaced(1000))
+    samples = reverse.from_level(field, anchor, sigma, Streams(0, ["a"], rows))
+    mean = field.denoise(anchor[:1], sigma)
+    assert float((samples.mean(dim=0) - mean[0]).square().mean().sqrt()) < 0.03
+    posterior = 1 / (1 / field.spectrum(shape) + 1 / sigma**2)
+    turned = torch.einsum("kc,bchw->bkhw", field.components, samples - mean)
+    ratio = torch.fft.rfft2(turned, norm="ortho").abs().square().mean(dim=0) / posterior
+    assert abs(float(ratio.mean()) - 1) < 0.04
+
+
+def test_a_row_alone_equals_the_row_in_a_batch(field):
+    reverse, shape = ReverseDiffusion(Respaced(20)), (3, 8, 8)
+    together = reverse(field, empty_measurement(3, shape), Streams(0, ["a", "b", "c"]))
+    alone = reverse(field, empty_measurement(1, shape), Streams(0, ["b"]))
+    torch.testing.assert_close(together[1], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_clipping_keeps_the_denoised_image_in_range(field):
+    shape = (3, 8, 8)
+    reverse = ReverseDiffusion(Respaced(20), clip_denoised=True)
+    assert reverse(field, empty_measurement(4, shape), Streams(0, list("abcd"))).abs().max() <= 1
+
+
+def test_ddim_eta_has_its_range():
+    with pytest.raises(UserError, match="ddim_eta"):
+        DDIM(1.5)

@@ -1,0 +1,89 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from posterior import Measurement, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import SuperResolution
+from posterior.priors import LinearBetas
+from posterior.samplers import Admissible, Constant, Level, Published, Respaced
+
+
+@pytest.fixture
+def measurement():
+    operator = SuperResolution(2).realise((1, 4, 4))
+    return Measurement(torch.zeros(1, 1, 2, 2), operator, GaussianNoise(0.05))
+
+
+def test_published_schedule_is_geometric_then_linear(measurement):
+    levels = Published(growth=0.009, num_levels=1000).levels(measurement, 1e-5)
+    variances = [level.variance for level in levels]
+    assert len(levels) == 1000
+    assert variances[-1] == 0.05**2
+    for above, below in pairwise(variances):
+        assert above == pytest.approx(below + 0.009 * min(below, 1.0))
+    assert variances[-1] * 1.009**100 == pytest.approx(variances[-101])
+    assert variances[0] == pytest.approx(4.0, rel=0.02)  # 669 geometric levels, then 330 of 0.009
+    assert [level.num_steps for level in levels[:2]] == [0, 1]
+
+
+def test_steps_per_level_and_plain_langevin(measurement):
+    assert [level.num_steps for level in Published(0.1, 4, steps_per_level=3).levels(measurement, 1)] == [0, 3, 3, 3]
+    assert Constant(7).levels(measurement, 1) == [Level(0.05**2, 0), Level(0.05**2, 7)]
+
+
+def test_admissible_schedule_keeps_the_theorys_inequalities(measurement):
+    schedule = Admissible(alpha=1.0, radius=2.0, accuracy=0.5, inverse_failure=2.0)
+    step_size = 1e-2
+    levels = schedule.levels(measurement, step_size)[::-1]  # upward, as the definition goes
+    norm, m, d = measurement.operator.norm(), 4, 16
+    assert levels[0].variance == 0.05**2
+    assert levels[-1].variance >= (2.0 * norm / 0.5) ** 2 * d / 1.0
+    growths = [above.variance / below.variance - 1 for below, above in pairwise(levels)]
+    assert all(0 < g <= 1 for g in growths)
+    assert growths == sorted(growths)  # ratios grow with the noise
+    for g, level in zip(growths, levels, strict=False):
+        time = m * g + math.log(2.0 / 0.5)
+        assert g * norm**2 * math.sqrt(time**2 * m + time * 4.0) <= level.variance * (1 + 1e-9)
+        assert level.num_steps == math.ceil(time / step_size - 1e-9)
+        larger = 1.01 * g
+        if larger < 1:
+            time = m * larger + math.log(2.0 / 0.5)
+            assert larger * norm**2 * math.sqrt(time**2 * m + time * 4.0) > level.variance
+    assert levels[-1].num_steps == 0
+
+
+def test_an_endless_admissible_schedule_is_refused(measurement):
+    with pytest.raises(UserError, match="more than 50 levels"):
+        Admissible(alpha=1e-3, radius=100.0, max_levels=50).levels(measurement, 1e-3)
+
+
+def test_respaced_levels_fall_to_zero_and_can_start_below():
+    schedule, grid = Respaced(100), LinearBetas().sigmas
+    sigmas = schedule.sigmas()
+    assert len(sigmas) == 101
+    assert sigmas[0] == grid[999]
+    assert sigmas[-2:] == [grid[0], 0.0]
+    assert all(a > b for a, b in pairwise(sigmas))
+    below = schedule.below(0.3)
+    assert below[0] == 0.3
+    assert all(sigma in sigmas for sigma in below[1:])
+    assert below[1] == max(sigma for sigma in sigmas if sigma < 0.3)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Published(growth=0.0),
+        lambda: Published(num_levels=1),
+        lambda: Published(steps_per_level=0),
+        lambda: Constant(0),
+        lambda: Admissible(alpha=0.0, radius=1.0),
+        lambda: Admissible(alpha=1.0, radius=1.0, accuracy=1.5),
+    ],
+)
+def test_settings_out_of_range_are_refused(build):
+    with pytest.raises(UserError):
+        build()
