@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from posterior.callbacks import ResultWriter, SamplingProgress
+from posterior.callbacks import Journal, ResultWriter, SamplingProgress
 from posterior.callbacks.results import write_whole
 from posterior.errors import UserError
 from posterior.module import PosteriorSampling
@@ -33,18 +33,17 @@ class KeepConfig(SaveConfigCallback):
 
     def _keep(self) -> str | None:
         text = self.parser.dump(self.config, skip_none=False)
-        path = Path(self.config.output.dir) / "config.yaml"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text.encode())
-            return None
-        old, new = (dict(_settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
-        for key in [*new, *old]:
-            if old.get(key) != new.get(key):
-                return (
-                    f"{path.parent} holds a run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
-                    "choose another output.dir, or delete it"
-                )
+        folder = Path(self.config.output.dir)
+        path = folder / "config.yaml"
+        if path.exists() and Journal(folder / "journal").read():
+            old, new = (dict(_settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
+            for key in [*new, *old]:
+                if old.get(key) != new.get(key):
+                    return (
+                        f"{folder} holds a run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
+                        "choose another output.dir, or delete it"
+                    )
+        folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
         return None
 
@@ -85,6 +84,7 @@ def quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*")
+    warnings.filterwarnings("ignore", message="The ``compute`` method")  # a rank may have no image: not a mistake
 
 
 def main(args: ArgsType = None) -> None:
@@ -109,8 +109,13 @@ def main(args: ArgsType = None) -> None:
             },
             args=args,
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):  # jsonargparse wraps what a constructor raises
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -46,7 +46,10 @@ class PSNR(ImageMetric):
 
 
 class SSIM(ImageMetric):
-    """Structural similarity of each image, 11x11 Gaussian window of std 1.5, data range 1 (Wang et al., 2004)."""
+    """Structural similarity of each image, 11x11 Gaussian window of std 1.5, data range 1 (Wang et al., 2004).
+
+    The mean over the whole picture with mirrored borders, as torchmetrics takes it; some tools leave the border out.
+    """
 
     name = "ssim"
 

@@ -90,8 +90,11 @@ class DiffusionPrior(Prior):
         self.requires_grad_(False).eval()
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
-        levels = sigma.flatten().double().cpu().numpy() if isinstance(sigma, Tensor) else np.array([sigma])
-        timesteps = torch.from_numpy(self.noise_schedule.timestep(levels)).to(x).expand(len(x))
+        if isinstance(sigma, Tensor):
+            levels = sigma.flatten().cpu().numpy().astype(np.float64)
+            timesteps = torch.from_numpy(self.noise_schedule.timestep(levels).astype(np.float32)).to(x.device)
+        else:  # no copy to the device, which would wait for it
+            timesteps = torch.full((len(x),), float(self.noise_schedule.timestep(sigma)), device=x.device)
         output = self.network(x / (1 + sigma**2) ** 0.5, timesteps)
         channels = x.shape[1]
         mean = output[:, :channels]

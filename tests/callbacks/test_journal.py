@@ -1,0 +1,41 @@
+from posterior.callbacks import Journal
+
+
+def record(image_id, sample, value=1.0):
+    return {"id": image_id, "sample": sample, "psnr": value}
+
+
+def test_all_ranks_are_read_in_order_of_ids(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    journal.append([record("b", 0)], rank=0)
+    journal.append([record("a", 0), record("a", 1)], rank=1)
+    assert [(r["id"], r["sample"]) for r in journal.read()] == [("a", 0), ("a", 1), ("b", 0)]
+
+
+def test_a_missing_journal_is_empty(tmp_path):
+    assert Journal(tmp_path / "journal").read() == []
+
+
+def test_a_line_cut_off_by_a_kill_is_ignored_and_appended_to_safely(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append([record("a", 0)], rank=0)
+    with (tmp_path / "rank0.jsonl").open("a") as file:
+        file.write('{"id": "b", "sam')
+    assert [r["id"] for r in journal.read()] == ["a"]
+    journal.append([record("b", 0)], rank=0)
+    assert [r["id"] for r in journal.read()] == ["a", "b"]
+
+
+def test_an_image_is_complete_with_all_its_samples_and_their_mean(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append([record("a", 0), record("a", 1), record("a", "mean"), record("b", 0)], rank=0)
+    assert {r["id"] for r in journal.complete(1)} == {"a", "b"}
+    assert {r["id"] for r in journal.complete(2)} == {"a"}
+    assert journal.complete(3) == []
+
+
+def test_an_image_recorded_twice_counts_once(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append([record("a", 0, 1.0)], rank=0)
+    journal.append([record("a", 0, 2.0)], rank=1)
+    assert [r["psnr"] for r in journal.read()] == [2.0]

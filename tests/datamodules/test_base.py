@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import ImageFolder
+from datamodules.base import Shard
+from posterior import UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import RandomInpainting, SuperResolution
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "edcba":
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def batches(folder, operator=None, **settings):
+    data = ImageFolder(folder, operator or RandomInpainting(), GaussianNoise(0.05), **settings)
+    data.setup("predict")
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.predict_dataloader()]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_shards_are_a_partition(world_size):
+    parts = [list(Shard(5, rank, world_size)) for rank in range(world_size)]
+    items = [index for part in parts for index in part if index >= 0]
+    assert sorted(items) == list(range(5))
+    assert all(len(part) == len(Shard(5, rank, world_size)) >= 1 for rank, part in enumerate(parts))
+
+
+def test_a_rank_without_images_gets_one_empty_batch(folder):
+    data = ImageFolder(folder, RandomInpainting(), GaussianNoise(0.05))
+    data.setup("predict")
+    data.skip = set(data.ids)
+    (batch,) = list(data.predict_dataloader())
+    batch = data.on_after_batch_transfer(batch, 0)
+    assert batch.ids == []
+    assert batch.measurement is None
+
+
+def test_an_images_measurement_depends_on_seed_and_id_alone(folder):
+    (together,) = batches(folder, batch_size=5)
+    (folder / "a.png").unlink()  # other images run, in other batches
+    apart = batches(folder, batch_size=2, num_workers=1)
+    for batch in apart:
+        for row, image_id in enumerate(batch.ids):
+            source = together.ids.index(image_id)
+            assert torch.equal(batch.measurement.operator.mask[row], together.measurement.operator.mask[source])
+            assert torch.equal(batch.measurement.y[row], together.measurement.y[source])
+            assert torch.equal(batch.truth[row], together.truth[source])
+    (other_seed,) = batches(folder, batch_size=4, seed=1)
+    assert not torch.equal(other_seed.measurement.y[0], together.measurement.y[1])
+
+
+def test_the_noise_has_its_level(folder):
+    (batch,) = batches(folder, SuperResolution(4), batch_size=5)
+    noise = batch.measurement.y - batch.measurement.operator.forward(batch.truth)
+    assert float(noise.std()) == pytest.approx(0.05, rel=5 / (2 * noise.numel()) ** 0.5)
+
+
+def test_limit_takes_the_first_ids(folder):
+    assert [batch.ids for batch in batches(folder, limit=2)] == [["a"], ["b"]]
+
+
+def test_an_operator_that_does_not_fit_names_the_image(folder):
+    with pytest.raises(UserError, match="image a: SuperResolution: scale 5 does not divide the image size 16x16"):
+        batches(folder, SuperResolution(5))
+
+
+def test_a_worker_reports_one_line(folder):
+    (folder / "b.png").write_bytes(b"no picture")
+    with pytest.raises(UserError) as error:
+        batches(folder, num_workers=1)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"image {folder / 'b.png'} cannot be decoded")
+
+
+def test_images_of_two_sizes_need_a_crop(folder):
+    Image.new("RGB", (20, 20)).save(folder / "b.png")
+    with pytest.raises(UserError, match=r"image b is \(3, 20, 20\).*set crop or size"):
+        batches(folder, batch_size=5)
+    assert len(batches(folder, batch_size=5, crop=16)) == 1
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"limit": 0}])
+def test_numbers_out_of_range_are_refused(folder, settings):
+    with pytest.raises(UserError, match="data: needs"):
+        ImageFolder(folder, RandomInpainting(), GaussianNoise(0.05), **settings)

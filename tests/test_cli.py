@@ -1,0 +1,359 @@
+"""The main job, as a user starts it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_cli import main
+from posterior.priors import UNet
+
+SIDE = 16
+IDS = ["a", "b", "c"]
+
+pytestmark = pytest.mark.usefixtures("no_lpips_weights")
+
+
+def write_images(folder: Path, ids: list[str] = IDS, side: int = SIDE) -> Path:
+    for number, image_id in enumerate(ids):
+        y, x = np.mgrid[:side, :side] / side
+        pixels = np.stack([x, y, (x + y + number / 5) % 1], axis=-1)
+        path = folder / f"{image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
+    return folder
+
+
+def write_config(path: Path, root: Path, output: Path, **changes: object) -> Path:
+    """A small run of annealed Langevin; ``changes`` are dotted keys with ``__`` for the dot."""
+    config = {
+        "model": {
+            "prior": {
+                "class_path": "posterior.priors.GaussianFieldPrior",
+                "init_args": {
+                    "mean": [0.0, 0.0, 0.0],
+                    "components": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+                    "amplitude": [1e-2, 1e-2, 1e-2],
+                    "exponent": [2.0, 2.0, 2.0],
+                    "cutoff": [0.1, 0.1, 0.1],
+                    "floor": 0.1,
+                },
+            },
+            "sampler": {
+                "class_path": "posterior.samplers.AnnealedLangevin",
+                "init_args": {
+                    "step_size": 1e-3,
+                    "schedule": {
+                        "class_path": "posterior.samplers.Published",
+                        "init_args": {"growth": 0.2, "num_levels": 30},
+                    },
+                    "reverse": {
+                        "class_path": "posterior.samplers.ReverseDiffusion",
+                        "init_args": {
+                            "schedule": {"class_path": "posterior.samplers.Respaced", "init_args": {"num_steps": 10}}
+                        },
+                    },
+                },
+            },
+            "num_samples": 2,
+        },
+        "data": {
+            "class_path": "datamodules.ImageFolder",
+            "init_args": {
+                "root": str(root),
+                "operator": {"class_path": "posterior.operators.RandomInpainting"},
+                "likelihood": {"class_path": "posterior.noise.GaussianNoise", "init_args": {"sigma_y": 0.1}},
+            },
+        },
+        "output": {"dir": str(output), "save_samples": True},
+        "trainer": {"accelerator": "cpu", "devices": 1},
+    }
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run `predict` on a small folder: run(extra arguments, **config changes) -> output folder."""
+    images = write_images(tmp_path / "images")
+
+    def start(*arguments: str, **changes: object) -> Path:
+        output = tmp_path / "results" / "run"
+        config = write_config(tmp_path / "config.yaml", images, output, **changes)
+        main(["predict", "--config", str(config), *arguments])
+        return output
+
+    start.images = images
+    start.tmp_path = tmp_path
+    return start
+
+
+def complaint(run, capsys, *arguments, **changes) -> str:
+    """The one line that a failing run prints."""
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments, **changes)
+    assert exit_.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+def samples(output: Path) -> dict[str, np.ndarray]:
+    return {
+        path.relative_to(output / "samples").with_suffix("").as_posix(): np.load(path)
+        for path in (output / "samples").rglob("*.npy")
+    }
+
+
+def test_a_run_leaves_everything_it_promises(run, capsys):
+    output = run()
+    printed = capsys.readouterr().out
+    assert f"grid: {output / 'grid.png'}" in printed
+    assert "psnr" in printed
+    for image_id in IDS:
+        folder = output / "images" / image_id
+        expected = {"measurement", "sample_000", "sample_001", "mean", "std", "truth"}
+        assert {path.stem for path in folder.iterdir()} == expected
+        assert np.load(output / "samples" / f"{image_id}.npy").shape == (2, 3, SIDE, SIDE)
+        assert np.array_equal(Image.open(folder / "truth.png"), Image.open(run.images / f"{image_id}.png"))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["images"] == 3
+    assert metrics["samples_per_image"] == 2
+    assert metrics["metrics"]["sample"]["psnr"]["count"] == 3
+    assert metrics["metrics"]["sample"]["nfe_forward"]["mean"] == 10 + 29
+    assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
+    rows = list(csv.DictReader((output / "per_image.csv").open()))
+    assert [(row["id"], row["sample"]) for row in rows] == [(i, k) for i in IDS for k in ("0", "1", "mean")]
+    per_image = [np.mean([float(r["psnr"]) for r in rows if r["id"] == i and r["sample"] != "mean"]) for i in IDS]
+    assert metrics["metrics"]["sample"]["psnr"]["mean"] == pytest.approx(np.mean(per_image), rel=1e-5)
+    saved = yaml.safe_load((output / "config.yaml").read_text())
+    assert saved["model"]["sampler"]["init_args"]["anchor_term"] is True  # defaults are written out
+    assert not list(output.rglob("*.partial"))
+
+
+def test_missing_lpips_weights_cost_one_line_and_a_dash(run, capsys, caplog):
+    run()
+    assert "lpips_alex is left out: alexnet-owt-7be5be79.pth is not in" in caplog.text
+    head, sample = capsys.readouterr().out.splitlines()[2:4]
+    assert "lpips_alex" in head
+    assert " - " in sample
+
+
+def test_the_same_command_again_finishes_what_is_missing(run, capsys):
+    output = run()
+    before, metrics = samples(output), json.loads((output / "metrics.json").read_text())["metrics"]
+    journal = output / "journal" / "rank0.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:4]) + lines[4][:20])  # killed while b was being recorded
+    for path in (output / "samples" / "b.npy", output / "samples" / "c.npy", output / "metrics.json"):
+        path.unlink()
+    stamp = (output / "samples" / "a.npy").stat().st_mtime_ns
+    run()
+    assert (output / "samples" / "a.npy").stat().st_mtime_ns == stamp  # not computed again
+    after = samples(output)
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[i], before[i]) for i in IDS)
+    again = json.loads((output / "metrics.json").read_text())["metrics"]
+    assert again["sample"]["psnr"] == pytest.approx(metrics["sample"]["psnr"], rel=1e-5)
+    run()  # nothing is missing now: only the table comes again
+    assert (output / "samples" / "b.npy").stat().st_mtime_ns > stamp
+    assert json.loads((output / "metrics.json").read_text())["images"] == 3
+    assert "resuming: 3 images are complete" in capsys.readouterr().err
+
+
+def test_a_limit_can_be_raised_and_batch_size_changed_on_resume(run):
+    output = run("--data.init_args.limit", "1")
+    assert json.loads((output / "metrics.json").read_text())["images"] == 1
+    run("--data.init_args.batch_size", "2")
+    assert json.loads((output / "metrics.json").read_text())["images"] == 3
+
+
+def test_other_settings_are_not_mixed_into_a_run(run, capsys):
+    run()
+    line = complaint(run, capsys, model__sampler__init_args__step_size=2e-3)
+    assert "holds a run with model.sampler.init_args.step_size = 0.001, now it is 0.002" in line
+
+
+def test_results_do_not_depend_on_batch_size(run, tmp_path):
+    """Stated tolerance of Langevin across batch sizes: 1e-4 absolute."""
+    one = samples(run())
+    three = samples(run(output__dir=str(tmp_path / "other"), data__init_args__batch_size=3))
+    for image_id in IDS:
+        np.testing.assert_allclose(one[image_id], three[image_id] if three else None, atol=1e-4)
+
+
+def test_two_processes_give_what_one_gives(run, root, tmp_path):
+    """DDP on the CPU with an odd number of images: same samples, same metrics, each image counted once."""
+    single = run()
+    double = tmp_path / "results" / "ddp"
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    command += ["--output.dir", str(double), "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    command += ["--trainer.strategy", "ddp"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("grid: ") == 1
+    ranks = [
+        len({json.loads(line)["id"] for line in path.open()}) for path in sorted(double.glob("journal/rank*.jsonl"))
+    ]
+    assert ranks == [2, 1]
+    ours, theirs = samples(single), samples(double)
+    for image_id in IDS:
+        np.testing.assert_allclose(ours[image_id], theirs[image_id], atol=1e-4)
+        for name in ("measurement", "truth"):
+            files = [(output / "images" / image_id / f"{name}.png").read_bytes() for output in (single, double)]
+            assert files[0] == files[1]
+    one, two = (json.loads((output / "metrics.json").read_text()) for output in (single, double))
+    assert one["images"] == two["images"] == 3
+    for kind, names in one["metrics"].items():
+        for name, value in names.items():
+            if name != "seconds":
+                other = two["metrics"][kind][name]
+                assert other["count"] == value["count"]
+                assert other["mean"] == (value["mean"] and pytest.approx(value["mean"], rel=1e-3, abs=1e-5))
+
+
+def test_more_processes_than_images_is_no_problem(run, root, tmp_path):
+    run("--data.init_args.limit", "1")
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    command += ["--output.dir", str(tmp_path / "ddp"), "--data.init_args.limit", "1", "--trainer.devices", "2"]
+    done = subprocess.run(
+        [*command, "--trainer.strategy", "ddp"], cwd=root, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "ddp" / "metrics.json").read_text())["images"] == 1
+
+
+def test_a_users_own_sampler_is_a_class_path_away(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from posterior.samplers import Sampler\n\n"
+        "@dataclass(frozen=True)\n"
+        "class BackProjection(Sampler):\n"
+        "    gain: float = 1.0\n\n"
+        "    def __call__(self, prior, measurement, rng, observe=None):\n"
+        "        return self.gain * measurement.linear_operator('BackProjection').adjoint(measurement.y)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    output = run(model__sampler={"class_path": "mine.BackProjection", "init_args": {"gain": 2.0}})
+    y = np.asarray(Image.open(output / "images" / "a" / "measurement.png")).astype(float)
+    x = np.asarray(Image.open(output / "images" / "a" / "sample_000.png")).astype(float)
+    np.testing.assert_allclose(x, np.clip(2 * (y - 127.5) + 127.5, 0, 255), atol=2)
+
+
+def test_measured_data_report_residual_and_cost_only(run, tmp_path, capsys):
+    (tmp_path / "y").mkdir()
+    np.save(tmp_path / "y" / "scan.npy", np.random.default_rng(0).normal(size=(3, 4, 4)))
+    data = {
+        "class_path": "datamodules.RecordedMeasurements",
+        "init_args": {
+            "root": str(tmp_path / "y"),
+            "operator": {"class_path": "posterior.operators.SuperResolution", "init_args": {"scale": 4}},
+            "likelihood": {"class_path": "posterior.noise.GaussianNoise"},
+            "image_shape": [3, SIDE, SIDE],
+        },
+    }
+    output = run(data=data)
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]["sample"]
+    known = {name for name, value in metrics.items() if value["mean"] is not None}
+    assert known == {"residual", "nfe_forward", "nfe_backward", "seconds"}
+    assert not (output / "images" / "scan" / "truth.png").exists()
+
+
+def test_missing_and_empty_folders(run, capsys, tmp_path):
+    assert "image folder nowhere does not exist" in complaint(run, capsys, data__init_args__root="nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no PNG or JPEG file" in complaint(run, capsys, data__init_args__root=str(tmp_path / "empty"))
+
+
+def test_a_bad_image_leaves_the_completed_ones(run, capsys):
+    path = run.images / "b.png"
+    path.write_bytes(path.read_bytes()[:60])
+    line = complaint(run, capsys)
+    assert f"image {path} cannot be decoded" in line
+    output = run.tmp_path / "results" / "run"
+    assert list(samples(output)) == ["a"]
+    write_images(run.images)  # mended: the same command finishes
+    run()
+    assert sorted(samples(output)) == IDS
+
+
+def test_a_transparent_and_a_small_image(run, capsys):
+    Image.new("RGBA", (SIDE, SIDE), (1, 2, 3, 100)).save(run.images / "a.png")
+    assert "a.png is partly transparent" in complaint(run, capsys)
+    write_images(run.images)
+    assert "smaller than the crop of 20" in complaint(run, capsys, data__init_args__crop=20)
+
+
+def test_noise_that_is_not_positive(run, capsys):
+    likelihood = {"class_path": "posterior.noise.GaussianNoise", "init_args": {"sigma_y": 0.0}}
+    assert "sigma_y must be > 0" in complaint(run, capsys, data__init_args__likelihood=likelihood)
+
+
+def test_an_operator_that_does_not_fit(run, capsys):
+    operator = {"class_path": "posterior.operators.SuperResolution", "init_args": {"scale": 5}}
+    line = complaint(run, capsys, data__init_args__operator=operator)
+    assert "image a: SuperResolution: scale 5 does not divide the image size 16x16" in line
+
+
+def test_nan_in_a_chain(run, capsys):
+    line = complaint(run, capsys, model__sampler__init_args__step_size=1e3)
+    assert "image a, sample 0: NaN or infinite values in annealed Langevin" in line
+    assert "smaller step size" in line
+
+
+def test_a_checkpoint_of_another_architecture(run, capsys, tmp_path):
+    small = {"image_size": 16, "num_channels": 32, "channel_mult": [1, 1], "attention_resolutions": [8]}
+    torch.save(UNet(**small | {"attention_resolutions": []}).state_dict(), tmp_path / "other.pt")
+    prior = {
+        "class_path": "posterior.priors.DiffusionPrior",
+        "init_args": {
+            "network": {"class_path": "posterior.priors.UNet", "init_args": small},
+            "checkpoint": str(tmp_path / "other.pt"),
+        },
+    }
+    line = complaint(run, capsys, model__prior=prior)
+    assert "other.pt is of another architecture than UNet: " in line
+    assert "missing: input_blocks.1.1.norm.weight" in line or "missing: input_blocks.3.1.norm.weight" in line
+
+
+def test_a_misspelt_option_fails_before_anything_runs(run, capsys):
+    with pytest.raises(SystemExit):
+        run("--model.sampler.step_siez", "1")
+    assert "step_siez" in capsys.readouterr().err
+    assert not (run.tmp_path / "results").exists()
+
+
+def test_a_gradient_guided_sampler_runs_under_the_trainer(run):
+    sampler = {
+        "class_path": "posterior.samplers.DPS",
+        "init_args": {"schedule": {"class_path": "posterior.samplers.Respaced", "init_args": {"num_steps": 5}}},
+    }
+    output = run(model__sampler=sampler)
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]["sample"]
+    assert (metrics["nfe_forward"]["mean"], metrics["nfe_backward"]["mean"]) == (5, 5)
+
+
+def test_progress_shows_images_and_steps(run, capsys, monkeypatch):
+    from posterior.callbacks import SamplingProgress
+
+    original = SamplingProgress.__init__
+    monkeypatch.setattr(SamplingProgress, "__init__", lambda self: original(self, seconds_between_lines=0.0))
+    run()
+    lines = capsys.readouterr().err
+    assert "0 of 3 images done; annealed Langevin, step 29 of 29" in lines
+    assert "3 of 3 images done; batch written" in lines

@@ -1,0 +1,110 @@
+"""Every file in configs/ parses; every experiment runs on a tiny subset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+from lightning_cli import main
+from posterior.operators import OperatorFamily
+from posterior.priors import Prior
+from posterior.samplers import Sampler
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
+EXPERIMENTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in FRAGMENTS)
+
+pytestmark = pytest.mark.usefixtures("no_lpips_weights")
+
+SAMPLER = "--model.sampler.init_args"
+FEW_LEVELS = [f"{SAMPLER}.schedule.init_args.num_levels", "5"]
+SMOKE = {  # a few steps; the paper's network in a small form, as its checkpoint is a download
+    "demo": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.schedule.init_args.num_steps", "5"],
+    "paper": [
+        *FEW_LEVELS,
+        f"{SAMPLER}.warm_start.init_args.schedule.init_args.num_steps",
+        "3",
+        f"{SAMPLER}.reverse.init_args.schedule",
+        "posterior.samplers.Respaced",
+        f"{SAMPLER}.reverse.init_args.schedule.init_args.num_steps",
+        "20",
+        "--model.prior.init_args.checkpoint",
+        "null",
+        "--model.prior.init_args.network.init_args.num_channels",
+        "32",
+        "--model.prior.init_args.network.init_args.num_head_channels",
+        "32",
+        "--data.init_args.num_workers",
+        "0",
+    ],
+    "ffhq256_gaussian": ["--model.num_samples", "2", "--data.init_args.size", "64"],
+}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", [p for p in sorted(CONFIGS.rglob("*.yaml")) if p not in EXPERIMENTS], ids=name)
+def test_fragments_parse(path):
+    parser = ArgumentParser()
+    parser.add_argument("--part", type=FRAGMENTS[path.parent.name], enable_path=True)
+    parsed = parser.parse_args([f"--part={path}"]).part
+    assert parsed.class_path == yaml.safe_load(path.read_text())["class_path"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_experiments_run_on_a_tiny_subset(path, tmp_path):
+    data = yaml.safe_load(path.read_text())["data"]
+    arguments = ["predict", "--config", str(path), "--output.dir", str(tmp_path / "run"), *SMOKE[path.parent.name]]
+    arguments += ["--data.init_args.limit", "1", "--trainer.accelerator", "cpu"]
+    if data["class_path"] == "datamodules.ToonFaces":
+        pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
+    else:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "a.png")
+        arguments += ["--data.init_args.root", str(folder)]
+        if "gaussian" in (CONFIGS / path.parent / str(yaml.safe_load(path.read_text())["model"]["prior"])).name:
+            arguments += ["--model.prior.init_args.root", str(folder)]
+    main(arguments)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == 1
+    assert (tmp_path / "run" / "grid.png").stat().st_size > 1000
+
+
+def test_fragments_replace_parts_of_an_experiment_on_the_command_line(tmp_path):
+    pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
+    main(
+        [
+            *("predict", "--config", str(CONFIGS / "demo" / "super_resolution.yaml")),
+            *("--model.sampler", str(CONFIGS / "sampler" / "dps.yaml")),
+            *(f"{SAMPLER}.schedule.init_args.num_steps", "3"),
+            *("--data.init_args.operator", str(CONFIGS / "operator" / "random_inpainting.yaml")),
+            *("--data.init_args.limit", "1", "--output.dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"),
+        ]
+    )
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["model"]["sampler"]["class_path"] == "posterior.samplers.DPS"
+    assert saved["data"]["init_args"]["operator"]["class_path"] == "posterior.operators.RandomInpainting"
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]["sample"]
+    assert metrics["nfe_backward"]["mean"] == 3
+
+
+def test_the_papers_settings_are_the_papers():
+    for path in sorted((CONFIGS / "paper").glob("*.yaml")):
+        config = yaml.safe_load(path.read_text())
+        sampler, data = config["model"]["sampler"]["init_args"], config["data"]["init_args"]
+        assert sampler["schedule"]["init_args"] == {"growth": 0.009, "num_levels": 1000}
+        assert sampler["warm_start"]["init_args"]["schedule"]["init_args"]["num_steps"] == 1000
+        assert sampler["warm_start"]["init_args"]["scale"] == (0.5 if "inpainting" in path.name else 0.3)
+        assert sampler["anchor_sigma"] == pytest.approx(0.34226, abs=1e-3)  # t = 100
+        assert sampler["clip"] is True
+        assert data["likelihood"]["init_args"]["sigma_y"] == 0.05
+        assert data["limit"] == 1000

@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from posterior import Batch, Measurement, Streams, UserError, stream
+from posterior.metrics import L2, PSNR, Residual
+from posterior.module import PosteriorSampling
+from posterior.noise import GaussianNoise
+from posterior.operators import RandomInpainting
+from posterior.samplers import DPS, ExactGaussian, Respaced, Sampler
+
+SHAPE = (3, 16, 16)
+
+
+def make_batch(ids, truth_known=True):
+    truth = torch.stack([torch.rand(SHAPE, generator=stream(0, i, 0, "truth")) for i in ids])
+    operator = RandomInpainting().realise(SHAPE, [stream(0, i, -1, "operator") for i in ids])
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.1), torch.randn_like(truth))
+    return Batch(list(ids), 0, measurement, truth if truth_known else None)
+
+
+def make_module(field, sampler=None, **settings):
+    return PosteriorSampling(field, sampler or ExactGaussian(), **{"metrics": [L2(), PSNR(), Residual()]} | settings)
+
+
+def test_samples_are_those_of_the_sampler(field):
+    prediction = make_module(field, num_samples=3).predict_step(make_batch("ab"), 0)
+    assert prediction.samples.shape == (3, 2, *SHAPE)
+    batch = make_batch("b")
+    alone = ExactGaussian()(field, prediction.batch.measurement.rows(torch.tensor([1])), Streams(0, ["b"]))
+    torch.testing.assert_close(prediction.samples[0, 1], alone[0], rtol=0, atol=1e-4)
+    assert batch.ids == ["b"]
+
+
+def test_sample_numbers_do_not_depend_on_how_many_are_asked(field):
+    batch = make_batch("ab")
+    few, many = (make_module(field, num_samples=k).predict_step(batch, 0).samples for k in (2, 5))
+    torch.testing.assert_close(few, many[:2], rtol=0, atol=1e-4)
+
+
+def test_records_hold_each_samples_and_the_means_values(field):
+    module, batch = make_module(field, num_samples=2), make_batch("ab")
+    prediction = module.predict_step(batch, 0)
+    by_key = {(r["id"], r["sample"]): r for r in prediction.records}
+    assert list(by_key) == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", "mean"), ("b", "mean")]
+    for k in (0, 1):
+        psnr = PSNR()(prediction.samples[k], batch.truth, batch.measurement)
+        assert [by_key[i, k]["psnr"] for i in "ab"] == pytest.approx(psnr.tolist())
+    mean = PSNR()(prediction.samples.mean(dim=0), batch.truth, batch.measurement)
+    assert [by_key[i, "mean"]["psnr"] for i in "ab"] == pytest.approx(mean.tolist())
+    std = prediction.samples.var(dim=0).mean(dim=(1, 2, 3)).sqrt()
+    assert [by_key[i, "mean"]["std"] for i in "ab"] == pytest.approx(std.tolist())
+    assert "seconds" not in by_key["a", "mean"]
+
+
+def test_the_summary_counts_each_image_once_over_batches(field):
+    one, two = make_module(field, num_samples=2), make_module(field, num_samples=2)
+    one.predict_step(make_batch("abc"), 0)
+    for ids in ("a", "bc"):
+        two.predict_step(make_batch(ids), 0)
+    for kind, name in [("sample", "psnr"), ("mean", "l2"), ("mean", "std")]:
+        whole, parts = one.summary()[kind][name], two.summary()[kind][name]
+        assert whole["count"] == parts["count"] == 3
+        assert whole["mean"] == pytest.approx(parts["mean"], rel=0.05)  # noise here is the batch's own
+
+
+def test_recorded_images_count_like_new_ones(field):
+    module, resumed = make_module(field), make_module(field)
+    records = module.predict_step(make_batch("ab"), 0).records
+    resumed.count(records)
+    assert resumed.summary() == module.summary()
+
+
+def test_costs_are_per_sample(field):
+    module = make_module(field, DPS(Respaced(7)), num_samples=3)
+    records = module.predict_step(make_batch("ab"), 0).records
+    samples = [r for r in records if r["sample"] != "mean"]
+    assert {(r["nfe_forward"], r["nfe_backward"]) for r in samples} == {(7.0, 7.0)}
+    assert all(r["seconds"] > 0 for r in samples)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_without_truth_only_residual_and_cost_are_reported(field):
+    module = make_module(field, num_samples=2)
+    records = module.predict_step(make_batch("ab", truth_known=False), 0).records
+    assert set(records[0]) == {"id", "sample", "residual", "nfe_forward", "nfe_backward", "seconds"}
+    summary = module.summary()["sample"]
+    assert summary["psnr"]["mean"] is None
+    assert summary["residual"]["count"] == 2
+
+
+def test_an_empty_batch_gives_nothing(field):
+    assert make_module(field).predict_step(Batch([], 0, None, None), 0) is None
+
+
+def test_a_sampler_that_returns_nan_is_named(field):
+    class Broken(Sampler):
+        def __call__(self, prior, measurement, rng, observe=None):
+            x = torch.zeros(len(measurement.y), *measurement.image_shape)
+            x[1] = float("nan")
+            return x
+
+    with pytest.raises(UserError, match="image b, sample 0: NaN"):
+        make_module(field, Broken()).predict_step(make_batch("ab"), 0)
+
+
+def test_there_must_be_a_sample(field):
+    with pytest.raises(UserError, match="num_samples must be >= 1"):
+        make_module(field, num_samples=0)
+
+
+def test_the_prior_is_frozen(field):
+    module = make_module(field)
+    assert not any(p.requires_grad for p in module.prior.parameters())
