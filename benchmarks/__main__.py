@@ -22,7 +22,7 @@ COMMANDS: dict[str, Any] = {
 
 if __name__ == "__main__":
     try:
-        auto_cli(COMMANDS)
+        auto_cli(COMMANDS, as_positional=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
