@@ -26,15 +26,17 @@ class KeepConfig(SaveConfigCallback):
     """Writes config.yaml into the run's folder, and refuses to resume a run that had other settings."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        problem = self._keep() if trainer.is_global_zero else None
+        problem = self._keep(pl_module) if trainer.is_global_zero else None
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise UserError(problem)
 
-    def _keep(self) -> str | None:
+    def _keep(self, pl_module: pl.LightningModule) -> str | None:
+        assert isinstance(pl_module, PosteriorSampling)
+        fingerprint = pl_module.prior.fingerprint()
         text = self.parser.dump(self.config, skip_none=False)
         folder = Path(self.config.output.dir)
-        path = folder / "config.yaml"
+        path, prior = folder / "config.yaml", folder / "prior.fingerprint"
         if path.exists() and Journal(folder / "journal").read():
             old, new = (dict(_settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
             for key in [*new, *old]:
@@ -43,8 +45,14 @@ class KeepConfig(SaveConfigCallback):
                         f"{folder} holds a run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
                         "choose another output.dir, or delete it"
                     )
+            if prior.exists() and prior.read_text(encoding="utf-8").strip() != fingerprint:
+                return (
+                    f"{folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
+                    "to, have changed): choose another output.dir, or delete it"
+                )
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
+        write_whole(prior, f"{fingerprint}\n".encode())
         return None
 
 

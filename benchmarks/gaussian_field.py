@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,14 @@ from posterior.noise import GaussianNoise
 from posterior.operators import GaussianBlur, OperatorFamily, RandomInpainting, SuperResolution
 from posterior.priors import GaussianFieldPrior
 from posterior.random import Streams, stream
-from posterior.samplers import AnnealedLangevin, ExactGaussian, Published, Respaced, ReverseDiffusion
+from posterior.samplers import (
+    AnnealedLangevin,
+    ExactGaussian,
+    PublishedAnnealing,
+    RespacedSigmas,
+    ReverseDiffusion,
+    Sampler,
+)
 
 TASKS: dict[str, OperatorFamily] = {
     "inpainting": RandomInpainting(),
@@ -56,15 +62,15 @@ def gaussian_field(
     ids = [image_id for image_id, _ in files]
     langevin = AnnealedLangevin(
         step_size=step_size,
-        schedule=Published(growth, num_levels, steps_per_level),
-        reverse=ReverseDiffusion(Respaced(200)),
+        schedule=PublishedAnnealing(growth, num_levels, steps_per_level),
+        reverse=ReverseDiffusion(RespacedSigmas(200)),
     )
     print(f"{'task':12s} {'sampler':9s} {'image':14s} {'PSNR':>7s} {'mean err':>9s} {'std ratio':>9s} {'resid.':>7s}")
     for task, family in TASKS.items():
         operator = family.realise(truth.shape[1:], [stream(seed, i, -1, "operator") for i in ids])
         noise = Streams(seed, ids).randn("noise", operator.measurement_shape)
         measurement = Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise)
-        mean = replace(ExactGaussian(), tolerance=1e-6).mean(prior, measurement)
+        mean = ExactGaussian(tolerance=1e-6).mean(prior, measurement)
         exact, second = (
             draw(ExactGaussian(), prior, measurement, Streams(s, ids, num_samples)) for s in (seed, seed + 1)
         )
@@ -85,9 +91,7 @@ def gaussian_field(
         print(f"{task:12s} langevin took {seconds:.0f} s for {chains.shape[0] * chains.shape[1]} chains", flush=True)
 
 
-def draw(
-    sampler: ExactGaussian | AnnealedLangevin, prior: GaussianFieldPrior, measurement: Measurement, rng: Streams
-) -> Tensor:
+def draw(sampler: Sampler, prior: GaussianFieldPrior, measurement: Measurement, rng: Streams) -> Tensor:
     """Samples (K, B, C, H, W)."""
     samples = sampler(prior, measurement.repeat(len(rng) // len(measurement.y)), rng)
     return samples.reshape(-1, *measurement.y.shape[:1], *samples.shape[1:])

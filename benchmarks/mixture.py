@@ -9,8 +9,8 @@ from posterior.metrics.distribution import sliced_wasserstein
 from posterior.noise import GaussianNoise
 from posterior.operators import Dense
 from posterior.priors import GaussianMixturePrior
-from posterior.random import Streams
-from posterior.samplers import AnnealedLangevin, Published
+from posterior.random import Streams, stream
+from posterior.samplers import AnnealedLangevin, PublishedAnnealing
 
 IMAGE_SHAPE = (2, 4, 4)
 
@@ -52,11 +52,11 @@ def mixture(
     Returns:
         Mean distance over measurements, and mean floor.
     """
-    generator = torch.Generator().manual_seed(seed)
-    prior = random_mixture(6, generator)
-    sampler = AnnealedLangevin(step_size, Published(growth, num_levels), anchor_sigma=anchor_sigma)
+    prior = random_mixture(6, stream(seed, "mixture", -1, "prior"))
+    sampler = AnnealedLangevin(step_size, PublishedAnnealing(growth, num_levels), anchor_sigma=anchor_sigma)
     distances, floors = [], []
     for number in range(num_measurements):
+        generator, exact_generator = (stream(seed, f"measurement {number}", -1, use) for use in ("problem", "exact"))
         matrix = torch.randn(num_measured, 32, generator=generator) / 32**0.5
         truth = prior.sample(1, generator)
         operator, noise = Dense(matrix, IMAGE_SHAPE), torch.randn(1, num_measured, 1, 1, generator=generator)
@@ -70,7 +70,7 @@ def mixture(
         rng = Streams(seed, [f"measurement {number}"], num_samples)
         rows = measurement.repeat(num_samples)
         samples = sampler.from_anchor(prior, rows, anchor.expand(num_samples, -1, -1, -1), rng)
-        sets = [posterior.sample(num_samples, generator) for _ in range(2 * floor_pairs)]
+        sets = [posterior.sample(num_samples, exact_generator) for _ in range(2 * floor_pairs)]
         distances.append(sum(sliced_wasserstein(samples, exact) for exact in sets) / len(sets))
         floors.append(sum(sliced_wasserstein(a, b) for a, b in zip(sets[::2], sets[1::2], strict=True)) / floor_pairs)
     distance, floor = (sum(values) / len(values) for values in (distances, floors))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from posterior.errors import UserError
 from posterior.noise import Likelihood
 from posterior.operators.base import LinearOperator, Operator
 
@@ -57,10 +58,10 @@ class Measurement:
         """The operator, if it is linear.
 
         Raises:
-            TypeError: naming ``who`` needs it, otherwise.
+            UserError: naming ``who`` needs it, otherwise.
         """
         if not isinstance(self.operator, LinearOperator):
-            raise TypeError(f"{who} needs a linear operator, got {type(self.operator).__name__}")
+            raise UserError(f"{who} needs a linear operator, got {type(self.operator).__name__}")
         return self.operator
 
     def repeat(self, times: int) -> Measurement:

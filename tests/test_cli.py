@@ -53,13 +53,16 @@ def write_config(path: Path, root: Path, output: Path, **changes: object) -> Pat
                 "init_args": {
                     "step_size": 1e-3,
                     "schedule": {
-                        "class_path": "posterior.samplers.Published",
+                        "class_path": "posterior.samplers.PublishedAnnealing",
                         "init_args": {"growth": 0.2, "num_levels": 30},
                     },
                     "reverse": {
                         "class_path": "posterior.samplers.ReverseDiffusion",
                         "init_args": {
-                            "schedule": {"class_path": "posterior.samplers.Respaced", "init_args": {"num_steps": 10}}
+                            "schedule": {
+                                "class_path": "posterior.samplers.RespacedSigmas",
+                                "init_args": {"num_steps": 10},
+                            }
                         },
                     },
                 },
@@ -341,7 +344,7 @@ def test_a_misspelt_option_fails_before_anything_runs(run, capsys):
 def test_a_gradient_guided_sampler_runs_under_the_trainer(run):
     sampler = {
         "class_path": "posterior.samplers.DPS",
-        "init_args": {"schedule": {"class_path": "posterior.samplers.Respaced", "init_args": {"num_steps": 5}}},
+        "init_args": {"schedule": {"class_path": "posterior.samplers.RespacedSigmas", "init_args": {"respacing": 5}}},
     }
     output = run(model__sampler=sampler)
     metrics = json.loads((output / "metrics.json").read_text())["metrics"]["sample"]

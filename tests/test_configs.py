@@ -25,14 +25,14 @@ pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 SAMPLER = "--model.sampler.init_args"
 FEW_LEVELS = [f"{SAMPLER}.schedule.init_args.num_levels", "5"]
 SMOKE = {  # a few steps; the paper's network in a small form, as its checkpoint is a download
-    "demo": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.schedule.init_args.num_steps", "5"],
+    "demo": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.schedule.init_args.respacing", "5"],
     "paper": [
         *FEW_LEVELS,
-        f"{SAMPLER}.warm_start.init_args.schedule.init_args.num_steps",
+        f"{SAMPLER}.warm_start.init_args.schedule.init_args.respacing",
         "3",
         f"{SAMPLER}.reverse.init_args.schedule",
-        "posterior.samplers.Respaced",
-        f"{SAMPLER}.reverse.init_args.schedule.init_args.num_steps",
+        "posterior.samplers.RespacedSigmas",
+        f"{SAMPLER}.reverse.init_args.schedule.init_args.respacing",
         "20",
         "--model.prior.init_args.checkpoint",
         "null",
@@ -85,7 +85,7 @@ def test_fragments_replace_parts_of_an_experiment_on_the_command_line(tmp_path):
         [
             *("predict", "--config", str(CONFIGS / "demo" / "super_resolution.yaml")),
             *("--model.sampler", str(CONFIGS / "sampler" / "dps.yaml")),
-            *(f"{SAMPLER}.schedule.init_args.num_steps", "3"),
+            *(f"{SAMPLER}.schedule.init_args.respacing", "3"),
             *("--data.init_args.operator", str(CONFIGS / "operator" / "random_inpainting.yaml")),
             *("--data.init_args.limit", "1", "--output.dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"),
         ]
@@ -102,7 +102,7 @@ def test_the_papers_settings_are_the_papers():
         config = yaml.safe_load(path.read_text())
         sampler, data = config["model"]["sampler"]["init_args"], config["data"]["init_args"]
         assert sampler["schedule"]["init_args"] == {"growth": 0.009, "num_levels": 1000}
-        assert sampler["warm_start"]["init_args"]["schedule"]["init_args"]["num_steps"] == 1000
+        assert sampler["warm_start"]["init_args"]["schedule"]["init_args"]["respacing"] == 1000
         assert sampler["warm_start"]["init_args"]["scale"] == (0.5 if "inpainting" in path.name else 0.3)
         assert sampler["anchor_sigma"] == pytest.approx(0.34226, abs=1e-3)  # t = 100
         assert sampler["clip"] is True

@@ -6,7 +6,7 @@ from posterior.metrics import L2, PSNR, Residual
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
 from posterior.operators import RandomInpainting
-from posterior.samplers import DPS, ExactGaussian, Respaced, Sampler
+from posterior.samplers import DPS, ExactGaussian, RespacedSigmas, Sampler
 
 SHAPE = (3, 16, 16)
 
@@ -71,7 +71,7 @@ def test_recorded_images_count_like_new_ones(field):
 
 
 def test_costs_are_per_sample(field):
-    module = make_module(field, DPS(Respaced(7)), num_samples=3)
+    module = make_module(field, DPS(RespacedSigmas(7)), num_samples=3)
     records = module.predict_step(make_batch("ab"), 0).records
     samples = [r for r in records if r["sample"] != "mean"]
     assert {(r["nfe_forward"], r["nfe_backward"]) for r in samples} == {(7.0, 7.0)}
@@ -109,5 +109,7 @@ def test_there_must_be_a_sample(field):
 
 
 def test_the_prior_is_frozen(field):
-    module = make_module(field)
-    assert not any(p.requires_grad for p in module.prior.parameters())
+    field.extra = torch.nn.Linear(2, 2)
+    module = make_module(field.train())
+    assert [p.requires_grad for p in module.prior.parameters()] == [False, False]
+    assert not module.prior.training

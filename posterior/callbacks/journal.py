@@ -31,10 +31,12 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"rank{rank}.jsonl"
         text = "".join(json.dumps(record) + "\n" for record in records)
-        if path.exists() and path.read_bytes()[-1:] not in (b"\n", b""):
-            text = "\n" + text  # the last run was killed within a line
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    text = "\n" + text  # the last run was killed within a line
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
 

@@ -21,6 +21,6 @@ def format_table(summary: Summary, num_samples: int) -> str:
 def _cell(value: dict[str, float | int | None] | None) -> str:
     if value is None or value["mean"] is None:
         return "-"
-    if value["sem"] is None or value["sem"] <= 1e-6 * abs(value["mean"]):
+    if not value["sem"]:
         return f"{value['mean']:.4g}"
     return f"{value['mean']:.4g} +- {value['sem']:.2g}"

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 import torchmetrics
 from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
 
 from posterior.measurement import Measurement
 
@@ -29,18 +30,18 @@ class ImageMetric(nn.Module, ABC):
 
 
 class MeanOverImages(torchmetrics.Metric):
-    """Mean of per-image values and its standard error, over batches and ranks; each image counts once."""
+    """Mean of per-image values and its standard error, over batches and ranks; each image counts once.
+
+    The values themselves are kept (one number an image) and summed in float64 at the end: sums of squares in float32
+    lose a small standard error, and some devices have no float64.
+    """
 
     full_state_update = False
-    total: Tensor
-    total_squared: Tensor
-    count: Tensor
+    values: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("total_squared", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("values", [], dist_reduce_fx="cat")
 
     def update(self, values: Tensor) -> None:
         """Add the values (B,) of B images.
@@ -50,16 +51,13 @@ class MeanOverImages(torchmetrics.Metric):
         """
         if not torch.isfinite(values).all():
             raise ValueError("a metric value is NaN or infinite")
-        values = values.to(self.total)
-        self.total += values.sum()
-        self.total_squared += values.square().sum()
-        self.count += len(values)
+        self.values.append(values.to(self.device, torch.float32))
 
     def compute(self) -> dict[str, float | int | None]:
         """mean, sem (None for fewer than two images) and count; mean None without images."""
-        count = int(self.count)
+        values = dim_zero_cat(self.values).cpu().double() if len(self.values) else torch.zeros(0)
+        count = len(values)
         if count == 0:
             return {"mean": None, "sem": None, "count": 0}
-        mean = float(self.total) / count
-        variance = max(float(self.total_squared) / count - mean**2, 0.0) * count / max(count - 1, 1)
-        return {"mean": mean, "sem": math.sqrt(variance / count) if count > 1 else None, "count": count}
+        sem = float(values.std()) / math.sqrt(count) if count > 1 else None
+        return {"mean": float(values.mean()), "sem": sem, "count": count}

@@ -107,10 +107,9 @@ def power_iteration_norm(operator: LinearOperator, num_steps: int = 200, toleran
 
     Stops when an iteration changes the estimate by less than ``tolerance`` (relative); converges from below.
     """
-    operator = operator.to(torch.float64)
+    operator = operator.to("cpu").to(torch.float64)
     rows = max((len(getattr(operator, name)) for name in operator.per_image), default=1)
     x = torch.randn(rows, *operator.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = x.to(next((v.device for v in vars(operator).values() if isinstance(v, Tensor)), "cpu"))
     previous = 0.0
     for _ in range(num_steps):
         x = operator.adjoint(operator.forward(x))

@@ -33,4 +33,4 @@ class Dense(LinearOperator):
         return (v.flatten(1) @ self.matrix).view(-1, *self.image_shape)
 
     def norm(self) -> float:
-        return float(torch.linalg.matrix_norm(self.matrix.double(), 2))
+        return float(torch.linalg.matrix_norm(self.matrix.cpu().double(), 2))

@@ -132,9 +132,10 @@ class MaskInpainting(OperatorFamily):
             )
         except (OSError, ValueError) as error:
             raise UserError(f"MaskInpainting: cannot read {self.path}: {error}") from error
+        kept = 1 if self.path.suffix == ".npy" else 255
+        if values.ndim != 2 or not set(np.unique(values)) <= {0, kept} or not values.any():
+            raise UserError(f"MaskInpainting: {self.path} must be (H, W) of 0 (masked) and {kept} (kept)")
         self.mask = torch.from_numpy((values > 0).astype(np.float32))
-        if self.mask.ndim != 2 or len(np.unique(values)) > 2 or not self.mask.any():
-            raise UserError(f"MaskInpainting: {self.path} must be (H, W) with two values, kept and masked")
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
         if tuple(image_shape[1:]) != tuple(self.mask.shape):

@@ -39,9 +39,8 @@ class Separable(LinearOperator):
         return self.row_matrix.mT @ (v @ self.column_matrix)
 
     def norm(self) -> float:
-        return float(torch.linalg.matrix_norm(self.row_matrix.double(), 2)) * float(
-            torch.linalg.matrix_norm(self.column_matrix.double(), 2)
-        )
+        rows, columns = self.row_matrix.cpu().double(), self.column_matrix.cpu().double()
+        return float(torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2))
 
 
 def _separable(matrix_of_size, image_shape: Sequence[int]) -> Separable:  # type: ignore[no-untyped-def]

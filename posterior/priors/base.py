@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from posterior.errors import UserError
 
 
 @dataclass
@@ -51,13 +54,10 @@ class Prior(nn.Module, ABC):
             variance (interpolated in its log), or None if the prior has not learned one.
 
         Raises:
-            ValueError: if sigma lies outside [sigma_min, sigma_max].
+            UserError: if sigma lies outside [sigma_min, sigma_max].
         """
         denoised, fraction = self._predict(x, self._checked(x, sigma))
-        self.cost.forward += len(x)
-        if denoised.requires_grad:
-            denoised.register_hook(self._count_backward)
-        return denoised, fraction
+        return self._counted(denoised), fraction
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D(x, sigma), (B, C, H, W); see `predict`."""
@@ -67,21 +67,44 @@ class Prior(nn.Module, ABC):
         """Gradient of log p_sigma(x), p_sigma = p * N(0, sigma^2 I), (B, C, H, W), by Tweedie's formula.
 
         Raises:
-            ValueError: if sigma lies outside [sigma_min, sigma_max].
+            UserError: if sigma lies outside [sigma_min, sigma_max].
         """
-        return (self.denoise(x, sigma) - x) / self._checked(x, sigma) ** 2
+        levels = self._checked(x, sigma)
+        denoised, _ = self._predict(x, levels)
+        return (self._counted(denoised) - x) / levels**2
 
-    def _count_backward(self, grad: Tensor) -> None:
-        self.cost.backward += len(grad)
+    def check_range(self, sigma: float | Tensor) -> None:
+        """Refuse noise levels at which the prior cannot be evaluated.
 
-    def _checked(self, x: Tensor, sigma: float | Tensor) -> float | Tensor:
+        Raises:
+            UserError: if sigma lies outside [sigma_min, sigma_max].
+        """
         lowest, highest = (float(sigma.min()), float(sigma.max())) if isinstance(sigma, Tensor) else (sigma, sigma)
         slack = 1e-6  # a float32 level read off the grid's end
         if not (lowest >= self.sigma_min * (1 - slack) and highest <= self.sigma_max * (1 + slack)):
-            raise ValueError(
-                f"{type(self).__name__}: noise levels {lowest:.6g} .. {highest:.6g} outside "
-                f"[{self.sigma_min:.6g}, {self.sigma_max:.6g}]"
+            told = f"{lowest:.6g}" if lowest == highest else f"{lowest:.6g} to {highest:.6g}"
+            raise UserError(
+                f"{type(self).__name__}: noise level {told} outside [{self.sigma_min:.6g}, {self.sigma_max:.6g}]"
             )
+
+    def fingerprint(self) -> str:
+        """A digest of parameters and buffers, to tell whether a run is resumed with the same prior."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in self.state_dict().items():
+            digest.update(f"{name} {tuple(value.shape)} {value.cpu().double().sum().item():.9g};".encode())
+        return digest.hexdigest()
+
+    def _counted(self, output: Tensor) -> Tensor:
+        def count_backward(grad: Tensor) -> None:
+            self.cost.backward += len(grad)
+
+        self.cost.forward += len(output)
+        if output.requires_grad:
+            output.register_hook(count_backward)
+        return output
+
+    def _checked(self, x: Tensor, sigma: float | Tensor) -> float | Tensor:
+        self.check_range(sigma)
         return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
 
 
@@ -97,6 +120,4 @@ class ClosedFormPrior(Prior):
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The exact score, counted as a forward evaluation; see `Prior.score`."""
-        score = self._score(x, self._checked(x, sigma))
-        self.cost.forward += len(x)
-        return score
+        return self._counted(self._score(x, self._checked(x, sigma)))

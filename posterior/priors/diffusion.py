@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ def load_checkpoint(network: nn.Module, checkpoint: Path) -> None:
         if checkpoint.suffix == ".safetensors":
             state = safetensors.torch.load_file(checkpoint)
         else:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(checkpoint))
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {checkpoint} does not exist") from error
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, safetensors.SafetensorError) as error:
@@ -69,8 +70,7 @@ class DiffusionPrior(Prior):
         checkpoint: state dict to load strictly; None leaves the network as it is.
 
     Raises:
-        UserError: if the checkpoint does not fit.
-        ValueError: on evaluation outside the schedule's range of sigma.
+        UserError: if the checkpoint does not fit; on evaluation outside the schedule's range of sigma.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,13 +50,17 @@ class GaussianFieldPrior(ClosedFormPrior):
         floor: float = 0.03,
     ) -> None:
         super().__init__()
-        basis = torch.tensor(components, dtype=torch.float64)
         channels = len(mean)
-        if basis.shape != (channels, channels) or {len(amplitude), len(exponent), len(cutoff)} != {channels}:
+        if [len(row) for row in components] != [channels] * channels or {
+            len(amplitude),
+            len(exponent),
+            len(cutoff),
+        } != {channels}:
             raise UserError(f"GaussianFieldPrior: {channels} channels, but another number of components or parameters")
+        basis = torch.tensor(components, dtype=torch.float64)
         if (basis @ basis.T - torch.eye(channels)).abs().max() > 1e-4:
             raise UserError("GaussianFieldPrior: the rows of components must be orthonormal")
-        if min(*amplitude, *cutoff, floor) <= 0 or min(exponent) < 0:
+        if not (all(value > 0 for value in [*amplitude, *cutoff, floor]) and all(value >= 0 for value in exponent)):
             raise UserError("GaussianFieldPrior: needs amplitude, cutoff, floor > 0 and exponent >= 0")
         self.amplitude, self.exponent, self.cutoff = list(amplitude), list(exponent), list(cutoff)
         self.floor = floor
@@ -72,6 +77,9 @@ class GaussianFieldPrior(ClosedFormPrior):
         Args:
             images: (N, C, H, W) in [-1, 1].
             floor: standard deviation of the white part; it is given, not fitted.
+
+        Raises:
+            UserError: if the fit does not converge.
         """
         images = images.double()
         mean = images.mean(dim=(0, 2, 3))
@@ -116,6 +124,12 @@ class GaussianFieldPrior(ClosedFormPrior):
             "floor": self.floor,
         }
 
+    def fingerprint(self) -> str:
+        numbers = [*self.mean.tolist(), *self._basis.flatten().tolist()]
+        numbers += [*self.amplitude, *self.exponent, *self.cutoff, self.floor]
+        text = " ".join(f"{number:.4g}" for number in numbers)  # a fit's last digits may differ between machines
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
     def spectrum(self, image_shape: Sequence[int]) -> Tensor:
         """S on the half grid of `torch.fft.rfft2`, (C, H, W // 2 + 1), in the prior's dtype, on its device."""
         height, width = image_shape[-2:]
@@ -148,8 +162,8 @@ class GaussianFieldPrior(ClosedFormPrior):
         """x minus the mean colour."""
         return x - self.mean[:, None, None]
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """Exact samples of p(x) from standard normal numbers (B, C, H, W)."""
+    def sample_from(self, noise: Tensor) -> Tensor:
+        """Exact samples of p(x), made from standard normal numbers (B, C, H, W)."""
         return self.mean[:, None, None] + self.filter(noise, self.spectrum(noise.shape).sqrt())
 
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -168,7 +182,9 @@ def _fit_power_law(radius2: np.ndarray, power: np.ndarray, floor: float, lowest:
         return float(np.mean(np.log(s) + power / s))
 
     start = np.array([np.log(power.mean() * 0.01), 2.0, np.log(max(lowest * 10, 0.01))])
-    bounds = [(-30.0, 10.0), (0.0, 6.0), (np.log(lowest), np.log(0.5))]
+    bounds = [(-60.0, 10.0), (0.0, 30.0), (np.log(lowest), np.log(1.0))]
     found = scipy.optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds)
+    if not found.success:
+        raise UserError(f"GaussianFieldPrior: no power law could be fitted to these images ({found.message})")
     log_amplitude, exponent, log_cutoff = found.x
     return float(np.exp(log_amplitude)), float(exponent), float(np.exp(log_cutoff))

@@ -93,7 +93,11 @@ class GaussianMixturePrior(ClosedFormPrior):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Exact samples (count, C, H, W)."""
-        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.eigenvalues.shape[1], generator=generator, dtype=self.means.dtype)
+        device = generator.device  # numbers are drawn there, and the samples made where the prior is
+        component = torch.multinomial(self.weights.to(device), count, replacement=True, generator=generator)
+        noise = torch.randn(
+            count, self.eigenvalues.shape[1], generator=generator, dtype=self.means.dtype, device=device
+        )
+        component, noise = component.to(self.means.device), noise.to(self.means.device)
         spread = torch.einsum("bij,bj->bi", self.eigenvectors[component], self.eigenvalues[component].sqrt() * noise)
         return self.means[component] + spread.view(-1, *self.means.shape[1:])

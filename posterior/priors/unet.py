@@ -173,7 +173,7 @@ class UNet(nn.Module):
         widths = [int(num_channels * mult) for mult in channel_mult]
         if any(width % 32 for width in [num_channels, *widths]):
             raise UserError(f"UNet: every level's width must be a multiple of 32, got {widths}")
-        self.image_size, self.num_channels, self.learn_sigma = image_size, num_channels, learn_sigma
+        self.num_channels = num_channels
         self.size_multiple = 2 ** (len(widths) - 1)
         embedding = 4 * num_channels
         attention_factors = {image_size // resolution for resolution in attention_resolutions}
@@ -182,10 +182,10 @@ class UNet(nn.Module):
             return ResBlock(channels, out, embedding, dropout, use_scale_shift_norm, resample)
 
         def attention(channels: int) -> AttentionBlock:
-            heads = num_heads if num_head_channels == -1 else channels // num_head_channels
-            if heads < 1 or channels % heads:
-                raise UserError(f"UNet: {channels} channels cannot be split into {heads} attention heads")
-            return AttentionBlock(channels, heads, legacy_order=not use_new_attention_order)
+            width = channels // num_heads if num_head_channels == -1 else num_head_channels
+            if width < 1 or channels % width:
+                raise UserError(f"UNet: {channels} channels cannot be split into attention heads of {width}")
+            return AttentionBlock(channels, channels // width, legacy_order=not use_new_attention_order)
 
         self.time_embed = nn.Sequential(nn.Linear(num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 

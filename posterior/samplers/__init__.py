@@ -6,29 +6,29 @@ from posterior.samplers.dps import DPS
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
 from posterior.samplers.schedules import (
-    Admissible,
+    AdmissibleAnnealing,
     AnnealingSchedule,
-    Constant,
     Level,
-    Published,
-    Respaced,
+    NoAnnealing,
+    PublishedAnnealing,
+    RespacedSigmas,
     SigmaSchedule,
 )
 
 __all__ = [
     "DDIM",
     "DPS",
-    "Admissible",
+    "AdmissibleAnnealing",
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedMeasurement",
     "AnnealingSchedule",
-    "Constant",
     "ExactGaussian",
     "Level",
+    "NoAnnealing",
     "Observer",
-    "Published",
-    "Respaced",
+    "PublishedAnnealing",
+    "RespacedSigmas",
     "ReverseDiffusion",
     "ReverseStep",
     "Sampler",

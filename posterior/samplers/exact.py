@@ -28,8 +28,7 @@ class ExactGaussian(Sampler):
         max_steps: iterations after which it is an error.
 
     Raises:
-        UserError: if the prior is another one, or a solve does not converge.
-        TypeError: if the operator is not linear.
+        UserError: if the prior is another one, the operator is not linear, or a solve does not converge.
     """
 
     tolerance: float = 1e-5
@@ -38,7 +37,7 @@ class ExactGaussian(Sampler):
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         prior = _gaussian(prior)
-        draw = prior.sample(rng.randn("exact prior", measurement.image_shape, prior.mean.dtype))
+        draw = prior.sample_from(rng.randn("exact prior", measurement.image_shape, prior.mean.dtype))
         noise = rng.randn("exact noise", measurement.y.shape[1:], measurement.y.dtype)
         predicted = measurement.likelihood.sample(measurement.operator.forward(draw), noise)
         innovation = measurement.operator.restrict(measurement.y - predicted)
@@ -46,12 +45,18 @@ class ExactGaussian(Sampler):
 
     @torch.no_grad()
     def mean(self, prior: Prior, measurement: Measurement, observe: Observer = unobserved) -> Tensor:
-        """The exact posterior mean E[x | y], (B, C, H, W)."""
+        """The exact posterior mean E[x | y], (B, C, H, W).
+
+        Raises:
+            UserError: as a call does.
+        """
         prior = _gaussian(prior)
         constant = prior.mean[:, None, None].expand(len(measurement.y), *measurement.image_shape)
-        return constant + self._correction(
-            prior, measurement, measurement.y - measurement.operator.forward(constant), observe
-        )
+        innovation = measurement.y - measurement.operator.forward(constant)
+        mean = constant + self._correction(prior, measurement, innovation, observe)
+        if not torch.isfinite(mean).all():
+            raise UserError("ExactGaussian: the posterior mean is not finite; is the measurement?")
+        return mean
 
     def _correction(
         self, prior: GaussianFieldPrior, measurement: Measurement, innovation: Tensor, observe: Observer
@@ -84,7 +89,7 @@ class ExactGaussian(Sampler):
             rho = torch.where(active, rho_next, rho)
             active = active & (_dot(residual, residual) ** 0.5 > target)
             observe("exact solve", step, self.max_steps, x)
-            if step % 10 == 0 and not active.any():
+            if (step % 10 == 0 or step == self.max_steps) and not active.any():
                 return x
         raise UserError(f"ExactGaussian: no convergence to {self.tolerance:g} in {self.max_steps} steps")
 
@@ -111,9 +116,10 @@ def _radial_gain(measurement: Measurement, num_bins: int = 64) -> Tensor:
     radius = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
     bins = (radius / radius.max() * (num_bins - 1)).round().long().flatten().to(y.device)
 
+    member = torch.nn.functional.one_hot(bins, num_bins).to(y)  # a product, as index_add on a GPU does not repeat
+
     def binned(values: Tensor) -> Tensor:
-        flat = values.sum(dim=1).flatten(1)
-        return torch.zeros(len(flat), num_bins, dtype=flat.dtype, device=flat.device).index_add(1, bins, flat)
+        return values.sum(dim=1).flatten(1) @ member
 
     gain = binned((before.conj() * after).real) / binned(before.abs().square()).clamp_min(1e-12)
     return gain.clamp_min(0)[:, bins].view(-1, 1, height, width // 2 + 1)

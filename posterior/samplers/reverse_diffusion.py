@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -15,25 +17,37 @@ from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
-from posterior.samplers.schedules import Respaced, SigmaSchedule
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
 
 
 class ReverseStep(ABC):
-    """One step from level sigma to sigma_next < sigma, given the denoised image."""
+    """One step from level sigma to sigma_next < sigma, given the denoised image: a Gaussian."""
 
     @abstractmethod
-    def __call__(
-        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float, noise: Tensor
-    ) -> Tensor:
-        """x at sigma_next, (R, C, H, W).
+    def moments(
+        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor | float]:
+        """Mean (R, C, H, W) and standard deviation of x at sigma_next.
 
         Args:
             x: state at sigma.
             denoised: D(x, sigma), clipped or not.
             fraction: the prior's learned variance fraction, or None.
             sigma, sigma_next: levels in units of the data.
-            noise: standard normal numbers like x; not used when sigma_next is 0.
         """
+
+    def __call__(
+        self,
+        x: Tensor,
+        denoised: Tensor,
+        fraction: Tensor | None,
+        sigma: float,
+        sigma_next: float,
+        draw: Callable[[], Tensor],
+    ) -> Tensor:
+        """x at sigma_next; standard normal numbers are drawn only if the step has noise."""
+        mean, std = self.moments(x, denoised, fraction, sigma, sigma_next)
+        return mean if isinstance(std, float) and std == 0 else mean + std * draw()
 
 
 @dataclass(frozen=True)
@@ -47,26 +61,18 @@ class Ancestral(ReverseStep):
 
     fixed_variance: Literal["small", "large"] = "small"
 
-    def mean(self, x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        """Mean of the next state."""
+    def moments(
+        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor | float]:
         kept = (sigma_next / sigma) ** 2
-        return kept * x + (1 - kept) * denoised
-
-    def variance(self, fraction: Tensor | None, sigma: float, sigma_next: float) -> Tensor | float:
-        """Variance of the next state (sigma_next > 0), log-interpolated by the learned fraction."""
-        small = sigma_next**2 * (1 - (sigma_next / sigma) ** 2)
-        large = (sigma**2 - sigma_next**2) * (1 + sigma_next**2) / (1 + sigma**2)
-        if fraction is None:
-            return small if self.fixed_variance == "small" else large
-        return small * (large / small) ** fraction
-
-    def __call__(
-        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float, noise: Tensor
-    ) -> Tensor:
-        mean = self.mean(x, denoised, sigma, sigma_next)
+        mean = kept * x + (1 - kept) * denoised
         if sigma_next == 0:
-            return mean
-        return mean + self.variance(fraction, sigma, sigma_next) ** 0.5 * noise
+            return mean, 0.0
+        small = sigma_next**2 * (1 - kept)
+        large = (sigma**2 - sigma_next**2) * (1 + sigma_next**2) / (1 + sigma**2)
+        if fraction is not None:
+            return mean, (small * (large / small) ** fraction) ** 0.5
+        return mean, (small if self.fixed_variance == "small" else large) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,11 @@ class DDIM(ReverseStep):
         if not 0 <= self.ddim_eta <= 1:
             raise UserError(f"DDIM: ddim_eta must be in [0, 1], got {self.ddim_eta}")
 
-    def __call__(
-        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float, noise: Tensor
-    ) -> Tensor:
+    def moments(
+        self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor | float]:
         fresh = self.ddim_eta * sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5
-        return denoised + (sigma_next**2 - fresh**2) ** 0.5 * (x - denoised) / sigma + fresh * noise
+        return denoised + (sigma_next**2 - fresh**2) ** 0.5 * (x - denoised) / sigma, fresh
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class ReverseDiffusion(Sampler):
         clip_denoised: clip D to [-1, 1] in every step, as the published samplers do (it biases other priors).
     """
 
-    schedule: SigmaSchedule = field(default_factory=Respaced)
+    schedule: SigmaSchedule = field(default_factory=RespacedSigmas)
     step: ReverseStep = field(default_factory=Ancestral)
     clip_denoised: bool = False
 
@@ -125,7 +131,7 @@ class ReverseDiffusion(Sampler):
                 denoised, fraction = prior.predict(x, sigma)
             if self.clip_denoised:
                 denoised = denoised.clamp(-1, 1)
-            x = self.step(x, denoised, fraction, sigma, sigma_next, rng.randn_like("reverse", x))
+            x = self.step(x, denoised, fraction, sigma, sigma_next, partial(rng.randn_like, "reverse", x))
             observe("reverse diffusion", index, len(sigmas) - 1, x)
         return check_finite(x, rng, "reverse diffusion")
 

@@ -24,19 +24,25 @@ class SigmaSchedule(ABC):
 
 
 @dataclass(frozen=True)
-class Respaced(SigmaSchedule):
+class RespacedSigmas(SigmaSchedule):
     """The levels of a discrete noise schedule, all or a respaced part of them, then 0.
 
     Args:
-        num_steps: how many, in the notation of `posterior.priors.respaced_timesteps`: 1000, ``"ddim50"``, ``"10,20"``.
-        noise_schedule: whose levels.
+        respacing: how many, in the notation of `posterior.priors.respaced_timesteps`: 1000, ``"ddim50"``, ``"10,20"``.
+        noise_schedule: whose levels; for a diffusion prior, the one that it was trained on.
+
+    Raises:
+        UserError: if the noise schedule cannot be respaced so.
     """
 
-    num_steps: int | str = 1000
+    respacing: int | str = 1000
     noise_schedule: NoiseSchedule = field(default_factory=LinearBetas)
 
+    def __post_init__(self) -> None:
+        respaced_timesteps(self.noise_schedule.num_steps, str(self.respacing))
+
     def sigmas(self) -> list[float]:
-        timesteps = respaced_timesteps(self.noise_schedule.num_steps, str(self.num_steps))
+        timesteps = respaced_timesteps(self.noise_schedule.num_steps, str(self.respacing))
         return [*(float(self.noise_schedule.sigmas[t]) for t in reversed(timesteps)), 0.0]
 
 
@@ -53,14 +59,14 @@ class AnnealingSchedule(ABC):
 
     @abstractmethod
     def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
-        """v_1 > ... > v_N with eta_i^2 = v_i; the last variance is exactly sigma_y^2.
+        """v_1 >= ... >= v_N with eta_i^2 = v_i; the last variance is sigma_y^2.
 
         Algorithm 1 makes no step at the first level (its `num_steps` is 0): X_1 stands for a sample of it.
         """
 
 
 @dataclass(frozen=True)
-class Published(AnnealingSchedule):
+class PublishedAnnealing(AnnealingSchedule):
     """The schedule of the paper's experiments: upward from sigma_y^2, v <- v + growth * min(v, 1).
 
     Args:
@@ -77,7 +83,7 @@ class Published(AnnealingSchedule):
     steps_per_level: int = 1
 
     def __post_init__(self) -> None:
-        if self.growth <= 0 or self.num_levels < 2 or self.steps_per_level < 1:
+        if not self.growth > 0 or self.num_levels < 2 or self.steps_per_level < 1:
             raise UserError(f"annealing schedule: needs growth > 0, num_levels >= 2, steps_per_level >= 1, got {self}")
 
     def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
@@ -89,7 +95,7 @@ class Published(AnnealingSchedule):
 
 
 @dataclass(frozen=True)
-class Constant(AnnealingSchedule):
+class NoAnnealing(AnnealingSchedule):
     """No annealing: plain Langevin dynamics at the measurement's own noise level.
 
     Args:
@@ -111,12 +117,13 @@ class Constant(AnnealingSchedule):
 
 
 @dataclass(frozen=True)
-class Admissible(AnnealingSchedule):
+class AdmissibleAnnealing(AnnealingSchedule):
     """The schedule for which the theory holds (Definition D.1, Lemma D.4, as read in `method.md` section 4).
 
     v_{k+1} = (1 + g_k) v_k, g_k the largest g <= 1 with g ||A||^2 sqrt(T^2 m + T R^2) <= v_k / sqrt(C), where
     T(g) = (m g + log(lambda / eps)) / alpha is the running time at that level; it stops once
-    v_N >= (lambda ||A|| / eps)^2 d / alpha. Conservative: thousands of levels where the published one has few.
+    v_N >= (lambda ||A|| / eps)^2 d / alpha. Conservative: thousands of levels where the published one has few. For m
+    all entries of y are counted, also masked ones, so that an image's levels do not depend on its batch.
 
     Args:
         alpha: strong log-concavity of the prior, > 0 (for a Gaussian 1 / its largest variance).
@@ -138,7 +145,7 @@ class Admissible(AnnealingSchedule):
     max_levels: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if min(self.alpha, self.radius, self.constant) <= 0 or not 0 < self.accuracy < 1 < self.inverse_failure:
+        if not min(self.alpha, self.radius, self.constant) > 0 or not 0 < self.accuracy < 1 < self.inverse_failure:
             raise UserError(
                 "admissible schedule: needs alpha, radius, constant > 0, accuracy in (0, 1), "
                 f"inverse_failure > 1, got {self}"
@@ -166,7 +173,7 @@ class Admissible(AnnealingSchedule):
 
     def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
         norm = measurement.linear_operator("the admissible schedule").norm()
-        num_measured = int(measurement.operator.num_measured().max())
+        num_measured = math.prod(measurement.operator.measurement_shape)
         dimension = math.prod(measurement.image_shape)
         top = (self.inverse_failure * norm / self.accuracy) ** 2 * dimension / self.alpha
         variances = [measurement.likelihood.sigma_y**2]

@@ -9,15 +9,23 @@ def test_batches_and_ranks_add_up():
     whole, first, second = MeanOverImages(), MeanOverImages(), MeanOverImages()
     whole.update(values)
     first.update(values[:2]), second.update(values[2:])
-    for name in ("total", "total_squared", "count"):  # what torchmetrics does over ranks with dist_reduce_fx="sum"
-        assert whole._reductions[name].__name__ == "dim_zero_sum"
-        setattr(first, name, getattr(first, name) + getattr(second, name))
+    assert whole._reductions["values"].__name__ == "dim_zero_cat"
+    first.values += second.values  # what torchmetrics does over ranks with dist_reduce_fx="cat"
     assert first.compute() == whole.compute()
     assert whole.compute() == {
         "mean": 4.0,
         "sem": pytest.approx(float(values.std() / 5**0.5)),
         "count": 5,
     }
+
+
+def test_a_small_error_of_a_large_mean_survives():
+    metric = MeanOverImages()
+    for _ in range(1000):
+        metric.update(torch.tensor([2098.0]))
+    assert metric.compute() == {"mean": 2098.0, "sem": 0.0, "count": 1000}
+    metric.update(torch.tensor([2098.5]))
+    assert metric.compute()["sem"] == pytest.approx(0.5 / 1001, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

@@ -129,6 +129,9 @@ def test_a_mask_can_come_from_a_file(tmp_path):
     assert operator.num_measured().tolist() == [48, 48]
     with pytest.raises(UserError, match="is \\(6, 8\\), the image"):
         MaskInpainting(tmp_path / "mask.npy").realise((3, 6, 6))
+    np.save(tmp_path / "grey.npy", np.full((6, 8), 0.3))
+    with pytest.raises(UserError, match=r"must be \(H, W\) of 0 \(masked\) and 1 \(kept\)"):
+        MaskInpainting(tmp_path / "grey.npy")
     with pytest.raises(UserError, match="cannot read"):
         MaskInpainting(tmp_path / "none.png")
 

@@ -3,8 +3,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from posterior import UserError
+from posterior import Measurement, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import Dense
 from posterior.priors import CosineBetas, DiffusionPrior, LinearBetas, UNet
+from posterior.samplers import AnnealedLangevin, PublishedAnnealing, RespacedSigmas, ReverseDiffusion
 
 
 def small_unet(**changes):
@@ -35,6 +38,32 @@ def test_both_predictions_give_the_optimal_denoiser(schedule, prediction):
         torch.testing.assert_close(prior.denoise(x, sigma), x / (1 + sigma**2), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+def test_the_score_is_that_of_the_smoothed_data(prediction):
+    """Data N(0, I) has the score -x / (1 + sigma^2), on the grid and (nearly) off it, for floats and tensors."""
+    schedule = LinearBetas()
+    prior = DiffusionPrior(Linear(schedule, prediction), schedule, prediction)
+    x = torch.randn(2, 3, 4, 4)
+    for t in (0, 100, 600):
+        sigma = float(schedule.sigmas[t])
+        # at t = 0 the difference D - x of float32 images is divided by 1e-4
+        torch.testing.assert_close(prior.score(x, sigma), -x / (1 + sigma**2), rtol=2e-3, atol=5e-3)
+        levels = torch.full((2,), sigma * 1.001)
+        torch.testing.assert_close(prior.score(x, levels), -x / (1 + sigma**2), rtol=3e-2, atol=1e-2)
+
+
+def test_annealed_langevin_samples_the_posterior_of_a_network(pooled):
+    """One pixel of data N(0, 1) behind the network interface: mean and variance of p(x | y)."""
+    schedule, rows = LinearBetas(), 20_000
+    prior = DiffusionPrior(Linear(schedule, "epsilon"), schedule)
+    measurement = Measurement(torch.ones(rows, 1, 1, 1), Dense(torch.ones(1, 1), (1, 1, 1)), GaussianNoise(0.5))
+    sampler = AnnealedLangevin(0.01, PublishedAnnealing(0.03, 150, 10), ReverseDiffusion(RespacedSigmas(100)))
+    samples = sampler(prior, measurement, pooled(rows))
+    variance = 0.2  # 1 / (1 + 1 / 0.25), and Euler-Maruyama's 2.5 %
+    assert abs(float(samples.mean()) - 0.8) < 5 * (variance / rows) ** 0.5 + 0.01
+    assert abs(float(samples.var()) / (variance / (1 - 0.01 * 5 / 2)) - 1) < 5 * (2 / rows) ** 0.5 + 0.02
+
+
 def test_the_network_sees_the_fractional_time():
     seen = []
 
@@ -54,7 +83,7 @@ def test_the_network_sees_the_fractional_time():
 def test_levels_outside_the_schedule_are_refused():
     prior = DiffusionPrior(small_unet())
     for sigma in (0.0, 0.009, 200.0):
-        with pytest.raises(ValueError, match=r"outside \[0\.0100005, 157\.407\]"):
+        with pytest.raises(UserError, match=r"outside \[0\.0100005, 157\.407\]"):
             prior.denoise(torch.zeros(1, 3, 16, 16), sigma)
 
 
@@ -73,14 +102,16 @@ def test_the_prior_is_frozen_but_passes_gradients_to_its_input():
     assert prior.cost.backward == 1
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", ".legacy.pt", ".safetensors"])
 def test_checkpoints_load_strictly(tmp_path, suffix):
     source, path = small_unet(), tmp_path / f"weights{suffix}"
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(1.0)
-    save = torch.save if suffix == ".pt" else safetensors.torch.save_file
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
     save(source.state_dict(), path)
+    if suffix == ".legacy.pt":
+        torch.save(source.state_dict(), path, _use_new_zipfile_serialization=False)
     loaded = DiffusionPrior(small_unet(), checkpoint=path).network
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
 

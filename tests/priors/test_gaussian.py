@@ -40,7 +40,7 @@ def test_score_is_the_gradient_of_the_log_density(exact, sigma):
 def test_samples_have_the_covariance(exact):
     shape, count = (3, 4, 4), 40_000
     noise = torch.randn(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    samples = exact.sample(noise).flatten(1)
+    samples = exact.sample_from(noise).flatten(1)
     covariance = dense_covariance(exact, shape)
     error = torch.cov(samples.T) - covariance
     scale = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance**2).sqrt() / count**0.5
@@ -49,7 +49,7 @@ def test_samples_have_the_covariance(exact):
 
 
 def test_fit_recovers_the_spectrum(field):
-    images = field.sample(torch.randn(400, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    images = field.sample_from(torch.randn(400, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     fitted = GaussianFieldPrior.fit(images, floor=0.2)
     shape = (3, 32, 32)
     # as covariances, which know nothing of the order or the signs of the components
@@ -77,6 +77,8 @@ def test_moving_to_double_moves_the_spectrum(field):
         ({"cutoff": [0.1, 0.0, 0.1]}, "cutoff"),
         ({"exponent": [1.0, 1.0]}, "number of components"),
         ({"components": [[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0]]}, "orthonormal"),
+        ({"components": [[1.0, 0, 0], [0, 1.0], [0, 0, 1.0]]}, "number of components"),
+        ({"amplitude": [float("nan"), 1.0, 1.0]}, "amplitude"),
     ],
 )
 def test_bad_parameters_are_refused(field, change, message):

@@ -66,4 +66,6 @@ def test_sizes_that_do_not_fit_are_said():
     with pytest.raises(UserError, match="channel_mult must be given"):
         UNet(image_size=48)
     with pytest.raises(UserError, match="attention heads"):
-        UNet(image_size=32, num_channels=32, channel_mult=(1,), num_heads=5)
+        UNet(image_size=32, num_channels=32, channel_mult=(1,), num_heads=33)
+    with pytest.raises(UserError, match="96 channels cannot be split into attention heads of 64"):
+        UNet(image_size=32, num_channels=96, channel_mult=(1,), num_head_channels=64)

@@ -12,13 +12,14 @@ from posterior.priors import GaussianMixturePrior
 from posterior.priors.base import ClosedFormPrior
 from posterior.samplers import (
     DPS,
-    Admissible,
+    AdmissibleAnnealing,
     AnnealedLangevin,
     AnnealedMeasurement,
-    Constant,
     ExactGaussian,
-    Published,
-    Respaced,
+    Level,
+    NoAnnealing,
+    PublishedAnnealing,
+    RespacedSigmas,
     ReverseDiffusion,
     Sampler,
 )
@@ -48,7 +49,7 @@ def test_lemma_f1_the_variance_dips_over_time(pooled):
     def record(stage, step, total, state):
         variances[step * h] = float(state.var())
 
-    langevin = AnnealedLangevin(h, Constant(steps))
+    langevin = AnnealedLangevin(h, NoAnnealing(steps))
     langevin.anneal(scalar_prior(), measurement, x, None, rng, record)
     tolerance = 5 * (2 / rows) ** 0.5 + h * (1 + 1 / eta2)  # Monte Carlo, and Euler-Maruyama's bias
     for time, variance in variances.items():
@@ -82,13 +83,15 @@ def test_coupled_measurements_have_the_variances_and_independent_increments(pool
 )
 def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, family):
     shape, count = (3, 8, 8), 500
-    truth = field.sample(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
+    truth = field.sample_from(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
     operator = family.realise(shape, [stream(0, "a", -1, "operator")])
     noise = torch.randn(1, *operator.measurement_shape, generator=torch.Generator().manual_seed(1))
     measurement = Measurement.simulate(truth, operator, GaussianNoise(0.3), noise)
     mean = ExactGaussian(tolerance=1e-6).mean(field, measurement)
     exact = ExactGaussian()(field, measurement.repeat(count), Streams(1, ["a"], count))
-    langevin = AnnealedLangevin(0.004, Published(0.03, 200, steps_per_level=10), ReverseDiffusion(Respaced(100)))
+    langevin = AnnealedLangevin(
+        0.004, PublishedAnnealing(0.03, 200, steps_per_level=10), ReverseDiffusion(RespacedSigmas(100))
+    )
     samples = langevin(field, measurement.repeat(count), Streams(0, ["a"], count))
     spread = exact.var(dim=0).mean().sqrt()
     error = (samples.mean(dim=0) - mean[0]).square().mean().sqrt()
@@ -106,7 +109,7 @@ def test_the_admissible_schedule_samples_a_scalar_posterior(pooled):
     """Bias and variance at the end of Definition D.1's schedule, where the posterior is N(y / (1 + eta^2), ...)."""
     rows, eta2 = 4000, 0.25
     y = torch.full((rows, *POINT), 1.0)
-    schedule = Admissible(alpha=1.0, radius=1.0, accuracy=0.5, inverse_failure=2.0)
+    schedule = AdmissibleAnnealing(alpha=1.0, radius=1.0, accuracy=0.5, inverse_failure=2.0)
     measurement = scalar_measurement(y, eta2**0.5)
     start = pooled(rows).randn("start", POINT)
     samples = AnnealedLangevin(0.02, schedule).anneal(scalar_prior(), measurement, start, None, pooled(rows))
@@ -131,8 +134,8 @@ def test_algorithm_3_uses_the_data_twice_unless_the_anchor_term_is_off(pooled, a
     measurement = scalar_measurement(torch.full((rows, *POINT), 1.0), eta2**0.5)
     sampler = AnnealedLangevin(
         0.01,
-        Published(0.03, 150, steps_per_level=10),
-        ReverseDiffusion(Respaced(200)),
+        PublishedAnnealing(0.03, 150, steps_per_level=10),
+        ReverseDiffusion(RespacedSigmas(200)),
         warm_start=PosteriorMean(),
         anchor_sigma=sigma,
         anchor_term=anchor_term,
@@ -147,13 +150,17 @@ def small_run(field, ids, **settings):
     operator = RandomInpainting().realise(shape, [stream(0, i, -1, "operator") for i in ids])
     truth = torch.stack([torch.randn(shape, generator=stream(0, i, 0, "truth")) for i in ids])
     measurement = Measurement.simulate(truth, operator, GaussianNoise(0.3), torch.zeros_like(truth))
-    sampler = AnnealedLangevin(**{"step_size": 1e-3, "schedule": Published(0.05, 100)} | settings)
+    sampler = AnnealedLangevin(**{"step_size": 1e-3, "schedule": PublishedAnnealing(0.05, 100)} | settings)
     return sampler(field, measurement, Streams(0, ids))
 
 
 def test_a_row_alone_equals_the_row_in_a_batch(field):
     """Stated tolerance of Langevin across batch sizes: 1e-4 absolute over 100 levels, warm start included."""
-    settings = {"warm_start": DPS(Respaced(20)), "anchor_sigma": 0.5, "reverse": ReverseDiffusion(Respaced(100))}
+    settings = {
+        "warm_start": DPS(RespacedSigmas(20)),
+        "anchor_sigma": 0.5,
+        "reverse": ReverseDiffusion(RespacedSigmas(100)),
+    }
     together, alone = small_run(field, ["a", "b", "c"], **settings), small_run(field, ["b"], **settings)
     torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-4)
 
@@ -163,9 +170,13 @@ def test_cost_and_progress_of_algorithm_3(field):
     shape = (3, 8, 8)
     operator = SuperResolution(2).realise(shape)
     measurement = Measurement(torch.zeros(1, *operator.measurement_shape), operator, GaussianNoise(0.3))
-    reverse = ReverseDiffusion(Respaced(100))
+    reverse = ReverseDiffusion(RespacedSigmas(100))
     sampler = AnnealedLangevin(
-        1e-3, Published(0.05, 30, steps_per_level=2), reverse, warm_start=DPS(Respaced(20)), anchor_sigma=0.5
+        1e-3,
+        PublishedAnnealing(0.05, 30, steps_per_level=2),
+        reverse,
+        warm_start=DPS(RespacedSigmas(20)),
+        anchor_sigma=0.5,
     )
     sampler(field, measurement, Streams(0, ["a"]), lambda stage, step, total, x: steps.append((stage, step, total)))
     descent = len(reverse.schedule.below(0.5)) - 1
@@ -188,7 +199,7 @@ def test_the_score_is_read_at_its_smoothing_level():
     measurement = scalar_measurement(torch.zeros(1, *POINT), 1.0)
     for score_sigma, expected in [(None, 0.01), (0.08, 0.08)]:
         read.clear()
-        langevin = AnnealedLangevin(1e-3, Constant(3), score_sigma=score_sigma)
+        langevin = AnnealedLangevin(1e-3, NoAnnealing(3), score_sigma=score_sigma)
         langevin.anneal(Spy(), measurement, torch.zeros(1, *POINT), None, Streams(0, ["a"]))
         assert read == [expected] * 3
 
@@ -203,12 +214,38 @@ def test_divergence_names_image_sample_and_stage(field):
         small_run(field, ["a", "b"], step_size=100.0)
 
 
+def test_the_admissible_schedule_of_an_image_does_not_see_its_batch(field):
+    schedule = AdmissibleAnnealing(alpha=20.0, radius=0.5, accuracy=0.9, inverse_failure=1.1)
+    settings = {"step_size": 5e-3, "schedule": schedule, "reverse": ReverseDiffusion(RespacedSigmas(20))}
+    together, alone = small_run(field, ["a", "b", "c"], **settings), small_run(field, ["b"], **settings)
+    torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("variances", "message"), [([1.0, 2.0, 0.09], "rises"), ([1.0, 0.08], "below sigma_y")])
+def test_a_schedule_that_does_not_fall_to_the_measurements_noise_is_refused(field, variances, message):
+    class Wrong(NoAnnealing):
+        def levels(self, measurement, step_size):
+            return [Level(variance, 1) for variance in variances]
+
+    with pytest.raises(UserError, match=message):
+        small_run(field, ["a"], schedule=Wrong(1))
+
+
+def test_levels_outside_the_priors_range_are_refused_before_anything_runs(field):
+    field.sigma_min = 0.01
+    for settings in [{"score_sigma": 0.001}, {"warm_start": DPS(RespacedSigmas(20)), "anchor_sigma": 0.005}]:
+        with pytest.raises(UserError, match="outside"):
+            small_run(field, ["a"], **settings)
+    assert field.cost.forward == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"step_size": 0.0}, "step_size must be > 0"),
         ({"step_size": 1e-3, "warm_start": DPS()}, "needs anchor_sigma"),
         ({"step_size": 1e-3, "anchor_sigma": -0.3}, "anchor_sigma must be > 0"),
+        ({"step_size": 1e-3, "score_sigma": -0.1}, "score_sigma must be >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -216,7 +253,15 @@ def test_settings_out_of_range_are_refused(settings, message):
         AnnealedLangevin(**settings)
 
 
-def test_algorithm_2_needs_the_anchors_level(field):
-    measurement = scalar_measurement(torch.zeros(1, *POINT), 1.0)
+def test_an_anchor_and_its_level_come_together(field):
+    measurement, anchor, rng = (
+        scalar_measurement(torch.zeros(1, *POINT), 1.0),
+        torch.zeros(1, *POINT),
+        Streams(0, ["a"]),
+    )
     with pytest.raises(UserError, match="Algorithm 2 needs anchor_sigma"):
-        AnnealedLangevin(1e-3).from_anchor(field, measurement, torch.zeros(1, *POINT), Streams(0, ["a"]))
+        AnnealedLangevin(1e-3).from_anchor(field, measurement, anchor, rng)
+    with pytest.raises(UserError, match="an anchor needs anchor_sigma"):
+        AnnealedLangevin(1e-3).anneal(field, measurement, anchor, anchor, rng)
+    with pytest.raises(UserError, match="anchor_sigma needs a warm_start"):
+        AnnealedLangevin(1e-3, anchor_sigma=0.3)(field, measurement, rng)

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import GaussianBlur, Inpainting, Operator, SuperResolution
 from posterior.priors import DiffusionPrior, LinearBetas, UNet
-from posterior.samplers import DDIM, DPS, Ancestral, Respaced
+from posterior.samplers import DDIM, DPS, Ancestral, RespacedSigmas
 
 
 class PaddedFourierAmplitude(Operator):
@@ -67,7 +68,7 @@ def test_guided_steps_match_the_reference(prior, arrays, relative):
         denoised = denoised.clamp(-1, 1) if case["clip"] else denoised
         assert relative(denoised, arrays[f"{key}_x0_hat"]) < 1e-4, key
         assert relative(measurement.distance(denoised), arrays[f"{key}_norm"].view(1)) < 1e-4, key
-        x_next = dps.guided_step(prior, measurement, x, sigma, sigma_next, arrays["B_noise"])
+        x_next = dps.guided_step(prior, measurement, x, sigma, sigma_next, lambda noise=arrays["B_noise"]: noise)
         assert relative(x_next * abar_next**0.5, arrays[f"{key}_x_next"]) < 1e-4, key
 
 
@@ -77,9 +78,9 @@ def test_an_images_gradient_in_a_batch_is_its_gradient_alone(prior, arrays, rela
     sigma, sigma_next = (float(s) for s in schedule.sigmas[[100, 99]])
     x = arrays["C_x_prev"] / schedule.alphas_cumprod[100] ** 0.5
     measurement = Measurement(arrays["C_y"], operators(arrays)["gaussian"], GaussianNoise(0.05))
-    dps, noise = DPS(scale=0.3), torch.zeros_like(x)
-    both = dps.guided_step(prior, measurement, x, sigma, sigma_next, noise)
-    unguided = DPS(scale=1e-12).guided_step(prior, measurement, x, sigma, sigma_next, noise)
+    dps, noise = DPS(scale=0.3), torch.zeros(())
+    both = dps.guided_step(prior, measurement, x, sigma, sigma_next, lambda: noise)
+    unguided = DPS(scale=1e-12).guided_step(prior, measurement, x, sigma, sigma_next, lambda: noise)
     gradient = (unguided - both) * schedule.alphas_cumprod[99] ** 0.5 / 0.3
     norms = measurement.distance(prior.denoise(x, sigma).clamp(-1, 1))
     assert float(norms.square().sum().sqrt()) == pytest.approx(float(arrays["C_batch_norm"]), rel=1e-4)
@@ -87,8 +88,31 @@ def test_an_images_gradient_in_a_batch_is_its_gradient_alone(prior, arrays, rela
     assert relative(gradient, expected) < 1e-3  # a difference of two steps loses a digit
     for row in (0, 1):
         index = torch.tensor([row])
-        alone = dps.guided_step(prior, measurement.rows(index), x[index], sigma, sigma_next, noise[index])
+        alone = dps.guided_step(prior, measurement.rows(index), x[index], sigma, sigma_next, lambda: noise)
         assert relative(both[index], alone) < 1e-5
+
+
+def test_a_step_is_the_published_one_in_variance_preserving_units(prior, relative):
+    """z' = coef1 x0 + coef2 z + std n - scale grad_z ||y - A x0||, by its own formulas, with the learned variance."""
+    schedule, t = LinearBetas(), 200
+    abar, abar_next = (float(a) for a in schedule.alphas_cumprod[[t, t - 1]])
+    beta, generator = 1 - abar / abar_next, torch.Generator().manual_seed(0)
+    z, noise = (torch.randn(2, 3, 32, 32, generator=generator) for _ in range(2))
+    operator = SuperResolution(4).realise((3, 32, 32))
+    measurement = Measurement(torch.randn(2, 3, 8, 8, generator=generator), operator, GaussianNoise(0.05))
+
+    z.requires_grad_()
+    epsilon, v = prior.network(z, torch.full((2,), float(t))).chunk(2, dim=1)
+    x0 = ((z - (1 - abar) ** 0.5 * epsilon) / abar**0.5).clamp(-1, 1)
+    (grad,) = torch.autograd.grad(measurement.distance(x0).sum(), z)
+    fraction, small = (v + 1) / 2, beta * (1 - abar_next) / (1 - abar)
+    std = torch.exp((fraction * math.log(beta) + (1 - fraction) * math.log(small)) / 2)
+    mean = beta * abar_next**0.5 / (1 - abar) * x0 + (1 - abar_next) * (1 - beta) ** 0.5 / (1 - abar) * z
+    expected = mean + std * noise - 0.3 * grad
+
+    sigma, sigma_next = (float(s) for s in schedule.sigmas[[t, t - 1]])
+    step = DPS(scale=0.3).guided_step(prior, measurement, z.detach() / abar**0.5, sigma, sigma_next, lambda: noise)
+    assert relative(step * abar_next**0.5, expected.detach()) < 1e-5
 
 
 def test_a_whole_run_does_not_see_its_batch(prior):
@@ -96,7 +120,7 @@ def test_a_whole_run_does_not_see_its_batch(prior):
     operator = SuperResolution(4).realise((3, 32, 32))
     y = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     measurement = Measurement(y, operator, GaussianNoise(0.05))
-    dps = DPS(Respaced(20))
+    dps = DPS(RespacedSigmas(20))
     together = dps(prior, measurement, Streams(0, ["a", "b", "c"]))
     alone = dps(prior, measurement.rows(torch.tensor([1])), Streams(0, ["b"]))
     torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-3)
@@ -104,21 +128,21 @@ def test_a_whole_run_does_not_see_its_batch(prior):
 
 def test_it_pulls_towards_the_measurement(field):
     shape = (3, 16, 16)
-    truth = field.sample(torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)))
+    truth = field.sample_from(torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)))
     operator = SuperResolution(4).realise(shape)
     measurement = Measurement.simulate(
         truth, operator, GaussianNoise(0.05), torch.zeros(4, *operator.measurement_shape)
     )
     ids = list("abcd")
-    guided = DPS(Respaced(250), scale=0.5, clip_denoised=False)(field, measurement, Streams(0, ids))
-    unguided = DPS(Respaced(250), scale=1e-9, clip_denoised=False)(field, measurement, Streams(0, ids))
+    guided = DPS(RespacedSigmas(250), scale=0.5, clip_denoised=False)(field, measurement, Streams(0, ids))
+    unguided = DPS(RespacedSigmas(250), scale=1e-9, clip_denoised=False)(field, measurement, Streams(0, ids))
     assert (measurement.distance(guided) < 0.3 * measurement.distance(unguided)).all()
 
 
 def test_each_step_costs_a_forward_and_a_backward_call(field):
     operator = SuperResolution(4).realise((3, 16, 16))
     measurement = Measurement(torch.zeros(2, *operator.measurement_shape), operator, GaussianNoise(0.05))
-    DPS(Respaced(10))(field, measurement, Streams(0, ["a", "b"]))
+    DPS(RespacedSigmas(10))(field, measurement, Streams(0, ["a", "b"]))
     assert (field.cost.forward, field.cost.backward) == (20, 20)
 
 

@@ -27,7 +27,7 @@ def dense_posterior(prior, measurement):
 def problem(request, field):
     prior = field.double()
     generator = torch.Generator().manual_seed(0)
-    truth = prior.sample(torch.randn(2, *SHAPE, dtype=torch.float64, generator=generator))
+    truth = prior.sample_from(torch.randn(2, *SHAPE, dtype=torch.float64, generator=generator))
     operator = request.param.realise(SHAPE, [stream(0, i, -1, "operator") for i in "ab"]).to(torch.float64)
     noise = torch.randn(2, *operator.measurement_shape, dtype=torch.float64, generator=generator)
     return prior, Measurement.simulate(truth, operator, GaussianNoise(0.1), noise)
@@ -54,8 +54,8 @@ def test_samples_have_the_conditional_moments(problem):
 
 
 def test_a_row_alone_equals_the_row_in_a_batch(problem):
-    prior, measurement = problem
     """Up to the tolerance of the solve: rounding may move the step at which a row stops."""
+    prior, measurement = problem
     sampler = ExactGaussian(tolerance=1e-10)
     together = sampler(prior, measurement, Streams(0, ["a", "b"]))
     alone = sampler(prior, measurement.rows(torch.tensor([1])), Streams(0, ["b"]))
@@ -64,8 +64,19 @@ def test_a_row_alone_equals_the_row_in_a_batch(problem):
 
 def test_no_convergence_is_an_error(problem):
     prior, measurement = problem
-    with pytest.raises(UserError, match="no convergence"):
-        ExactGaussian(tolerance=1e-12, max_steps=3)(prior, measurement, Streams(0, ["a", "b"]))
+    rng = Streams(0, ["a", "b"])
+    with pytest.raises(UserError, match="no convergence to 1e-30 in 20 steps"):
+        ExactGaussian(tolerance=1e-30, max_steps=20)(prior, measurement, rng)
+    ExactGaussian(tolerance=0.5, max_steps=9)(prior, measurement, rng)
+
+
+def test_a_measurement_with_nan_is_an_error(problem):
+    prior, measurement = problem
+    measurement.y[1, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError):
+        ExactGaussian(max_steps=20).mean(prior, measurement)
+    with pytest.raises(UserError):
+        ExactGaussian(max_steps=20)(prior, measurement, Streams(0, ["a", "b"]))
 
 
 def test_another_prior_is_refused(problem):

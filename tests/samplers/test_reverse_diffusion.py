@@ -10,7 +10,7 @@ from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import SuperResolution
 from posterior.priors import DiffusionPrior, LinearBetas, respaced_timesteps
-from posterior.samplers import DDIM, Ancestral, Respaced, ReverseDiffusion
+from posterior.samplers import DDIM, Ancestral, RespacedSigmas, ReverseDiffusion
 
 
 class FixedOutput(nn.Module):
@@ -23,9 +23,7 @@ class FixedOutput(nn.Module):
 
 
 def test_single_steps_match_the_reference(reference, relative):
-    arrays = {
-        k: torch.from_numpy(v) if v.ndim else v for k, v in np.load(reference / "sampler_steps.npz").items() if k != "B"
-    }
+    arrays = {k: torch.from_numpy(v) if v.ndim else v for k, v in np.load(reference / "sampler_steps.npz").items()}
     schedule = LinearBetas()
     prior = DiffusionPrior(FixedOutput(arrays["A_model_output"]), schedule)
     noise = arrays["A_noise"]
@@ -43,12 +41,13 @@ def test_single_steps_match_the_reference(reference, relative):
         scale = abar_next**0.5  # back to variance-preserving units
         step = Ancestral()
         assert relative(denoised, arrays[f"{key}_pred_x0"]) < 1e-4, key
-        assert relative(step.mean(x, denoised, sigma, sigma_next) * scale, arrays[f"{key}_mean"]) < 1e-4, key
+        mean, std = step.moments(x, denoised, fraction, sigma, sigma_next)
+        assert relative(mean * scale, arrays[f"{key}_mean"]) < 1e-4, key
         if sigma_next:
-            log_variance = (step.variance(fraction, sigma, sigma_next) * abar_next).log()
+            log_variance = (std**2 * abar_next).log()
             assert relative(log_variance, arrays[f"{key}_log_variance"]) < 1e-4, key
         for name, kind in [("ddpm", step), ("ddim_eta0", DDIM(0.0)), ("ddim_eta1", DDIM(1.0))]:
-            ours = kind(x, denoised, fraction, sigma, sigma_next, noise) * scale
+            ours = kind(x, denoised, fraction, sigma, sigma_next, lambda: noise) * scale
             assert relative(ours, arrays[f"{key}_{name}"]) < 1e-4, (key, name)
 
 
@@ -57,7 +56,8 @@ def test_fixed_variances_match_the_reference(reference):
     schedule = LinearBetas()
     sigma, sigma_next = float(schedule.sigmas[250]), float(schedule.sigmas[249])
     for kind in ("small", "large"):
-        variance = Ancestral(kind).variance(None, sigma, sigma_next) * schedule.alphas_cumprod[249]
+        _, std = Ancestral(kind).moments(torch.zeros(1), torch.zeros(1), None, sigma, sigma_next)
+        variance = std**2 * schedule.alphas_cumprod[249]
         expected = arrays[f"A_full_250_clip_fixed_{kind}_log_variance"]
         np.testing.assert_allclose(np.log(variance), expected, rtol=1e-4)
 
@@ -72,8 +72,7 @@ def final_variance(step, sigmas, variance):
     one, state = torch.ones(()), 1 + sigmas[0] ** 2
     for sigma, sigma_next in pairwise(sigmas):
         gain = variance / (variance + sigma**2)
-        kept = step(one, gain * one, None, sigma, sigma_next, torch.zeros(()))
-        fresh = step(one, gain * one, None, sigma, sigma_next, one) - kept
+        kept, fresh = step.moments(one, gain * one, None, sigma, sigma_next)
         state = kept**2 * state + fresh**2
     return state
 
@@ -84,12 +83,12 @@ STEPS = [Ancestral("small"), Ancestral("large"), DDIM(0.0), DDIM(1.0)]
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_many_steps_lose_little_variance(step):
     for variance in (0.04, 1.0, 3.0):
-        assert abs(float(final_variance(step, Respaced(1000).sigmas(), variance)) / variance - 1) < 0.05
+        assert abs(float(final_variance(step, RespacedSigmas(1000).sigmas(), variance)) / variance - 1) < 0.05
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_unconditional_samples_have_the_variance_of_their_chain(field, step):
-    shape, rows, schedule = (3, 8, 8), 600, Respaced(100)
+    shape, rows, schedule = (3, 8, 8), 600, RespacedSigmas(100)
     samples = ReverseDiffusion(schedule, step)(
         field, empty_measurement(rows, shape), Streams(0, [str(i) for i in range(rows)])
     )
@@ -104,8 +103,10 @@ def test_unconditional_samples_have_the_variance_of_their_chain(field, step):
 def test_from_a_level_it_samples_the_denoising_posterior(field):
     """p(x | x0 + sigma n = anchor) of a Gaussian field is Gaussian with known mean and spectrum."""
     shape, rows, sigma = (3, 8, 8), 600, 0.5
-    anchor = field.sample(torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))).expand(rows, -1, -1, -1)
-    reverse = ReverseDiffusion(Respaced(1000))
+    anchor = field.sample_from(torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))).expand(
+        rows, -1, -1, -1
+    )
+    reverse = ReverseDiffusion(RespacedSigmas(1000))
     samples = reverse.from_level(field, anchor, sigma, Streams(0, ["a"], rows))
     mean = field.denoise(anchor[:1], sigma)
     assert float((samples.mean(dim=0) - mean[0]).square().mean().sqrt()) < 0.03
@@ -116,7 +117,7 @@ def test_from_a_level_it_samples_the_denoising_posterior(field):
 
 
 def test_a_row_alone_equals_the_row_in_a_batch(field):
-    reverse, shape = ReverseDiffusion(Respaced(20)), (3, 8, 8)
+    reverse, shape = ReverseDiffusion(RespacedSigmas(20)), (3, 8, 8)
     together = reverse(field, empty_measurement(3, shape), Streams(0, ["a", "b", "c"]))
     alone = reverse(field, empty_measurement(1, shape), Streams(0, ["b"]))
     torch.testing.assert_close(together[1], alone[0], rtol=1e-5, atol=1e-5)
@@ -124,8 +125,24 @@ def test_a_row_alone_equals_the_row_in_a_batch(field):
 
 def test_clipping_keeps_the_denoised_image_in_range(field):
     shape = (3, 8, 8)
-    reverse = ReverseDiffusion(Respaced(20), clip_denoised=True)
+    reverse = ReverseDiffusion(RespacedSigmas(20), clip_denoised=True)
     assert reverse(field, empty_measurement(4, shape), Streams(0, list("abcd"))).abs().max() <= 1
+
+
+def test_the_learned_fraction_interpolates_the_log_of_the_variance():
+    zero = torch.zeros(3)
+    small, large = (Ancestral(kind).moments(zero, zero, None, 0.5, 0.3)[1] for kind in ("small", "large"))
+    fractions = torch.tensor([0.0, 0.5, 1.0])
+    _, std = Ancestral().moments(zero, zero, fractions, 0.5, 0.3)
+    torch.testing.assert_close(std, torch.tensor([small, (small * large) ** 0.5, large]))
+
+
+def test_a_step_without_noise_draws_nothing(field):
+    rng = Streams(0, ["a"])
+    x = ReverseDiffusion(RespacedSigmas(10), DDIM(0.0)).from_level(field, torch.zeros(1, 3, 8, 8), 1.0, rng)
+    fresh = Streams(0, ["a"])
+    assert torch.equal(rng.randn("reverse", (4,)), fresh.randn("reverse", (4,)))
+    assert torch.isfinite(x).all()
 
 
 def test_ddim_eta_has_its_range():

@@ -8,7 +8,7 @@ from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import SuperResolution
 from posterior.priors import LinearBetas
-from posterior.samplers import Admissible, Constant, Level, Published, Respaced
+from posterior.samplers import AdmissibleAnnealing, Level, NoAnnealing, PublishedAnnealing, RespacedSigmas
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def measurement():
 
 
 def test_published_schedule_is_geometric_then_linear(measurement):
-    levels = Published(growth=0.009, num_levels=1000).levels(measurement, 1e-5)
+    levels = PublishedAnnealing(growth=0.009, num_levels=1000).levels(measurement, 1e-5)
     variances = [level.variance for level in levels]
     assert len(levels) == 1000
     assert variances[-1] == 0.05**2
@@ -30,12 +30,17 @@ def test_published_schedule_is_geometric_then_linear(measurement):
 
 
 def test_steps_per_level_and_plain_langevin(measurement):
-    assert [level.num_steps for level in Published(0.1, 4, steps_per_level=3).levels(measurement, 1)] == [0, 3, 3, 3]
-    assert Constant(7).levels(measurement, 1) == [Level(0.05**2, 0), Level(0.05**2, 7)]
+    assert [level.num_steps for level in PublishedAnnealing(0.1, 4, steps_per_level=3).levels(measurement, 1)] == [
+        0,
+        3,
+        3,
+        3,
+    ]
+    assert NoAnnealing(7).levels(measurement, 1) == [Level(0.05**2, 0), Level(0.05**2, 7)]
 
 
 def test_admissible_schedule_keeps_the_theorys_inequalities(measurement):
-    schedule = Admissible(alpha=1.0, radius=2.0, accuracy=0.5, inverse_failure=2.0)
+    schedule = AdmissibleAnnealing(alpha=1.0, radius=2.0, accuracy=0.5, inverse_failure=2.0)
     step_size = 1e-2
     levels = schedule.levels(measurement, step_size)[::-1]  # upward, as the definition goes
     norm, m, d = measurement.operator.norm(), 4, 16
@@ -57,11 +62,11 @@ def test_admissible_schedule_keeps_the_theorys_inequalities(measurement):
 
 def test_an_endless_admissible_schedule_is_refused(measurement):
     with pytest.raises(UserError, match="more than 50 levels"):
-        Admissible(alpha=1e-3, radius=100.0, max_levels=50).levels(measurement, 1e-3)
+        AdmissibleAnnealing(alpha=1e-3, radius=100.0, max_levels=50).levels(measurement, 1e-3)
 
 
 def test_respaced_levels_fall_to_zero_and_can_start_below():
-    schedule, grid = Respaced(100), LinearBetas().sigmas
+    schedule, grid = RespacedSigmas(100), LinearBetas().sigmas
     sigmas = schedule.sigmas()
     assert len(sigmas) == 101
     assert sigmas[0] == grid[999]
@@ -76,12 +81,15 @@ def test_respaced_levels_fall_to_zero_and_can_start_below():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Published(growth=0.0),
-        lambda: Published(num_levels=1),
-        lambda: Published(steps_per_level=0),
-        lambda: Constant(0),
-        lambda: Admissible(alpha=0.0, radius=1.0),
-        lambda: Admissible(alpha=1.0, radius=1.0, accuracy=1.5),
+        lambda: PublishedAnnealing(growth=0.0),
+        lambda: PublishedAnnealing(growth=float("nan")),
+        lambda: RespacedSigmas("abc"),
+        lambda: RespacedSigmas(0),
+        lambda: PublishedAnnealing(num_levels=1),
+        lambda: PublishedAnnealing(steps_per_level=0),
+        lambda: NoAnnealing(0),
+        lambda: AdmissibleAnnealing(alpha=0.0, radius=1.0),
+        lambda: AdmissibleAnnealing(alpha=1.0, radius=1.0, accuracy=1.5),
     ],
 )
 def test_settings_out_of_range_are_refused(build):
