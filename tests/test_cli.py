@@ -61,7 +61,7 @@ def write_config(path: Path, root: Path, output: Path, **changes: object) -> Pat
                         "init_args": {
                             "schedule": {
                                 "class_path": "posterior.samplers.RespacedSigmas",
-                                "init_args": {"num_steps": 10},
+                                "init_args": {"respacing": 10},
                             }
                         },
                     },
