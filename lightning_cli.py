@@ -1,18 +1,23 @@
-"""The command line: `python lightning_cli.py predict --config configs/demo/inpainting.yaml`."""
+"""The command line: `python lightning_cli.py predict --config configs/demo/random_inpainting.yaml`."""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy
 
+from datamodules import MeasuredData
 from posterior.callbacks import Journal, ResultWriter, SamplingProgress
 from posterior.callbacks.results import write_whole
 from posterior.errors import UserError
@@ -26,10 +31,19 @@ class KeepConfig(SaveConfigCallback):
     """Writes config.yaml into the run's folder, and refuses to resume a run that had other settings."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        problem = self._keep(pl_module) if trainer.is_global_zero else None
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                problem = self._keep(pl_module)
+            except OSError as error:
+                problem = f"cannot write to output.dir: {error}"
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise UserError(problem)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning only notes a SIGTERM and goes on predicting; a run can be killed at any moment, so let it die
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _keep(self, pl_module: pl.LightningModule) -> str | None:
         assert isinstance(pl_module, PosteriorSampling)
@@ -82,6 +96,12 @@ class PosteriorCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ResultWriter, "output")
 
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        if self.config_init[self.subcommand].trainer.strategy == "ddp":
+            # the first collective comes when the last image is done: a fast rank may wait long for a slow one
+            kwargs["strategy"] = DDPStrategy(timeout=timedelta(days=7))
+        return super().instantiate_trainer(**kwargs)
+
     def _run_subcommand(self, subcommand: str) -> None:
         self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
@@ -96,12 +116,13 @@ def quiet() -> None:
 
 
 def main(args: ArgsType = None) -> None:
-    """Parse and run. A `UserError` is printed as one line; the exit status is then 2."""
+    """Parse and run. A `UserError`, or one of the file system, is printed as one line; the exit status is then 2."""
     quiet()
+    progress = SamplingProgress()
     try:
         PosteriorCLI(
             PosteriorSampling,
-            pl.LightningDataModule,
+            MeasuredData,
             subclass_mode_data=True,
             save_config_callback=KeepConfig,
             seed_everything_default=False,
@@ -113,17 +134,19 @@ def main(args: ArgsType = None) -> None:
                 "enable_checkpointing": False,
                 "enable_progress_bar": False,  # SamplingProgress is there instead
                 "enable_model_summary": False,
-                "callbacks": [SamplingProgress()],
+                "callbacks": [progress],
             },
             args=args,
         )
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):  # jsonargparse wraps what a constructor raises
+    except (ValueError, OSError) as error:
+        cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
+        while cause is not None and not isinstance(cause, (UserError, OSError)):
             cause = cause.__cause__
         if cause is None:
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+        if first or progress.started:  # before the start, all ranks find the same error
+            print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -36,10 +36,10 @@ def gaussian_field(
     size: int = 64,
     num_images: int = 2,
     num_samples: int = 64,
-    step_size: float = 2e-4,
+    step_size: float = 4e-4,
     growth: float = 0.009,
     num_levels: int = 1000,
-    steps_per_level: int = 20,
+    steps_per_level: int = 30,
     sigma_y: float = 0.05,
     seed: int = 0,
 ) -> None:

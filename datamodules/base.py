@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,6 +29,7 @@ class CPUBatch:
     truth: Tensor | None = None
     y: Tensor | None = None
     noise: Tensor | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> CPUBatch:
         """All tensors on a device; called by Lightning."""
@@ -36,11 +37,13 @@ class CPUBatch:
         def moved(value: Any) -> Any:
             return None if value is None else value.to(device)
 
-        return CPUBatch(self.ids, moved(self.operator), moved(self.truth), moved(self.y), moved(self.noise))
+        return replace(
+            self, operator=moved(self.operator), truth=moved(self.truth), y=moved(self.y), noise=moved(self.noise)
+        )
 
 
-class Items(Dataset[tuple[str, Tensor] | None]):
-    """(id, tensor) of each id, read by the DataModule; item -1 is nothing."""
+class Items(Dataset[tuple[str, Tensor | UserError] | None]):
+    """(id, tensor) of each id, read by the DataModule, or (id, error) where that fails; item -1 is nothing."""
 
     def __init__(self, data: MeasuredData, ids: list[str]) -> None:
         self.data, self.ids = data, ids
@@ -48,8 +51,13 @@ class Items(Dataset[tuple[str, Tensor] | None]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor] | None:
-        return None if index < 0 else (self.ids[index], self.data.read(self.ids[index]))
+    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError] | None:
+        if index < 0:
+            return None
+        try:
+            return self.ids[index], self.data.read(self.ids[index])
+        except UserError as error:
+            return self.ids[index], error
 
 
 class Shard(DistributedSampler[Any]):
@@ -110,11 +118,19 @@ class MeasuredData(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def read(self, image_id: str) -> Tensor:
-        """One item, on the CPU."""
+        """One item, on the CPU.
+
+        Raises:
+            UserError: naming the file, if it cannot be used.
+        """
 
     @abstractmethod
     def collate(self, ids: list[str], items: Tensor) -> CPUBatch:
-        """Items (B, ...) to a batch; random draws happen here, each from its image's stream."""
+        """Items (B, ...) to a batch; random draws happen here, each from its image's stream.
+
+        Raises:
+            UserError: if the operator does not fit.
+        """
 
     @abstractmethod
     def measure(self, batch: CPUBatch) -> Measurement:
@@ -144,24 +160,31 @@ class MeasuredData(pl.LightningDataModule, ABC):
             collate_fn=self._collate,
         )
 
-    def _collate(self, items: list[tuple[str, Tensor] | None]) -> CPUBatch:
-        present = [item for item in items if item is not None]
-        if not present:
-            return CPUBatch([])
-        ids, tensors = [item[0] for item in present], [item[1] for item in present]
-        for image_id, tensor in zip(ids, tensors, strict=True):
-            if tensor.shape != tensors[0].shape:
-                raise UserError(
-                    f"image {image_id} is {tuple(tensor.shape)}, image {ids[0]} of the same batch "
-                    f"{tuple(tensors[0].shape)}: set crop or size, or batch_size 1"
+    def _collate(self, items: list[tuple[str, Tensor | UserError] | None]) -> CPUBatch:
+        """The readable items as a batch; what fails is named in `failed`, so that one bad image does not stop a run."""
+        tensors = {item[0]: item[1] for item in items if item is not None and isinstance(item[1], Tensor)}
+        failed = {item[0]: str(item[1]) for item in items if item is not None and isinstance(item[1], UserError)}
+        first = next(iter(tensors.values()), None)
+        for image_id, tensor in list(tensors.items()):
+            if first is not None and tensor.shape != first.shape:
+                failed[image_id] = (
+                    f"image {image_id} is {tuple(tensor.shape)}, others of its batch {tuple(first.shape)}: "
+                    "set crop or size, or batch_size 1"
                 )
-        return self.collate(ids, torch.stack(tensors))
+                del tensors[image_id]
+        if not tensors:
+            return CPUBatch([], failed=failed)
+        try:
+            batch = self.collate(list(tensors), torch.stack(list(tensors.values())))
+        except UserError as error:
+            return CPUBatch([], failed=failed | {image_id: f"image {image_id}: {error}" for image_id in tensors})
+        return replace(batch, failed=failed)
 
     def on_after_batch_transfer(self, batch: CPUBatch, dataloader_idx: int) -> Batch:
         """The measurement is made here, on the device."""
         if not batch.ids:
-            return Batch([], self.seed, None, None)
-        return Batch(batch.ids, self.seed, self.measure(batch), batch.truth)
+            return Batch([], self.seed, None, None, batch.failed)
+        return Batch(batch.ids, self.seed, self.measure(batch), batch.truth, batch.failed)
 
 
 class ImageData(MeasuredData):
@@ -169,10 +192,7 @@ class ImageData(MeasuredData):
 
     def collate(self, ids: list[str], items: Tensor) -> CPUBatch:
         shape = tuple(items.shape[1:])
-        try:
-            operator = self.operator.realise(shape, [stream(self.seed, i, -1, "operator") for i in ids])
-        except UserError as error:
-            raise UserError(f"image {ids[0]}: {error}") from error
+        operator = self.operator.realise(shape, [stream(self.seed, i, -1, "operator") for i in ids])
         noise = torch.stack(
             [torch.randn(operator.measurement_shape, generator=stream(self.seed, i, -1, "noise")) for i in ids]
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.base import ImageData
+from posterior.errors import UserError
 from posterior.images import list_images, load_image
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
@@ -43,6 +44,8 @@ class ImageFolder(ImageData):
         limit: int | None = None,
     ) -> None:
         super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
+        if (crop is not None and crop < 1) or (size is not None and size < 1):
+            raise UserError(f"ImageFolder: crop and size must be >= 1 pixel, got {crop} and {size}")
         self.root, self.crop, self.size = Path(root), crop, size
         self.files: dict[str, Path] = {}
 

@@ -51,6 +51,8 @@ class RecordedMeasurements(MeasuredData):
                 "that made y (for inpainting: MaskInpainting with the mask file)"
             )
         self.root, self.image_shape = Path(root), tuple(image_shape)
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise UserError(f"RecordedMeasurements: image_shape must be (C, H, W), got {self.image_shape}")
 
     def list_ids(self) -> list[str]:
         if not self.root.is_dir():
@@ -67,11 +69,18 @@ class RecordedMeasurements(MeasuredData):
             y = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"measurement {path} cannot be read: {error}") from error
+        if not isinstance(y, np.ndarray) or not np.issubdtype(y.dtype, np.floating):
+            raise UserError(
+                f"measurement {path} must hold real floating-point numbers on the scale of images in [-1, 1], "
+                f"got {getattr(y, 'dtype', type(y).__name__)}"
+            )
         if y.shape != expected:
             raise UserError(f"measurement {path} has shape {y.shape}, the operator gives {expected}")
-        if not np.isfinite(y).all():
+        with np.errstate(over="ignore"):
+            values = y.astype(np.float32)
+        if not np.isfinite(values).all():
             raise UserError(f"measurement {path} holds NaN or infinite values")
-        return torch.from_numpy(y.astype(np.float32))
+        return torch.from_numpy(values)
 
     def collate(self, ids: list[str], items: Tensor) -> CPUBatch:
         streams = [torch.Generator() for _ in ids]  # one per row; the operator draws nothing from them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ def list_images(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist")
     files: dict[str, Path] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS and path.is_file():
+    found = (Path(folder) / name for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    for path in sorted(found):
+        if path.suffix.lower() in EXTENSIONS:
             image_id = path.relative_to(root).with_suffix("").as_posix()
             if image_id in files:
                 raise UserError(f"{files[image_id]} and {path} have the same image id {image_id!r}: rename one")
@@ -45,17 +47,20 @@ def load_image(path: Path, crop: int | None = None, size: int | None = None) -> 
         size: side in pixels to resize a square image to (Lanczos, antialiased), or None.
 
     Raises:
-        UserError: naming the file, if it cannot be decoded, is partly transparent, has not 8 bits a channel, is
-            smaller than the crop, or is not square though a size is asked for.
+        UserError: if crop or size is < 1; naming the file, if it cannot be decoded, is partly transparent, has more
+            than 8 bits a channel, is smaller than the crop, or is not square though a size is asked for.
     """
+    if (crop is not None and crop < 1) or (size is not None and size < 1):
+        raise UserError(f"crop and size must be >= 1 pixel, got {crop} and {size}")
     try:
         with Image.open(path) as file:
+            deep = any(";16" in str(tile[3]) for tile in file.tile)  # Pillow would cut 16-bit colours to 8 bits
             image = ImageOps.exif_transpose(file)
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"image {path} cannot be decoded ({error}): replace or remove the file") from error
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"image {path} has mode {image.mode}; only 8 bits a channel are read")
+    if deep or image.mode.startswith(("I", "F")):
+        raise UserError(f"image {path} has more than 8 bits a channel, which are not read: convert it")
     if "A" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 
@@ -16,7 +17,7 @@ from posterior.measurement import Measurement
 from posterior.metrics import ImageMetric, MeanOverImages, standard_metrics
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite
+from posterior.samplers.base import Observer, Sampler, check_finite, not_finite
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,13 @@ class PosteriorSampling(pl.LightningModule):
         self.observers: list[Observer] = []
 
     def setup(self, stage: str) -> None:
+        if str(self.trainer.precision).endswith("-true") and self.trainer.precision != "32-true":
+            raise UserError(
+                f"trainer.precision {self.trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed"
+            )
+        for mean in [*self.sample_means.values(), *self.mean_means.values()]:
+            assert isinstance(mean, MeanOverImages)
+            mean.reset()
         if self.trainer.is_global_zero:
             for metric in self.metrics:
                 if metric.unavailable:
@@ -62,19 +70,41 @@ class PosteriorSampling(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         """Samples of one batch with their records; None for an empty batch."""
         if batch.measurement is None:
-            return None
+            return Prediction(batch, torch.empty(0), [], batch.failed) if batch.failed else None
         measurement = batch.measurement.repeat(self.num_samples)
         rng = Streams(batch.seed, batch.ids, self.num_samples, self.device)
         forward, backward, start = self.prior.cost.forward, self.prior.cost.backward, time.perf_counter()
-        samples = check_finite(self.sampler(self.prior, measurement, rng, self.observe), rng, "the samples")
+        samples = self.sample(measurement, rng)
+        failed = not_finite(samples, rng, "the samples")
         cost = (
             (self.prior.cost.forward - forward) / len(rng),
             (self.prior.cost.backward - backward) / len(rng),
             (time.perf_counter() - start) / len(rng),
         )
-        records = self.measure(batch, measurement, samples, dict(zip(COST, cost, strict=True)))
+        chains = samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:])
+        good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
+        batch, chains = batch.keep(good), chains[:, good]
+        records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
         self.count(records)
-        return Prediction(batch, samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:]), records)
+        return Prediction(batch, chains, records, batch.failed | failed)
+
+    def sample(self, measurement: Measurement, rng: Streams) -> Tensor:
+        """One sample per row, (R, C, H, W).
+
+        Raises:
+            UserError: if the sampler returns something else, no chain is finite, or the device's memory is full.
+        """
+        name, expected = type(self.sampler).__name__, (len(rng), *measurement.image_shape)
+        try:
+            samples = self.sampler(self.prior, measurement, rng, self.observe)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{name}: out of memory with {len(rng)} chains at once: lower batch_size or num_samples"
+            ) from error
+        if not isinstance(samples, Tensor) or tuple(samples.shape) != expected:
+            got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
+            raise UserError(f"{name} must return samples of shape {expected}, got {got}")
+        return check_finite(samples, rng, "the samples")
 
     def observe(self, stage: str, step: int, total: int, x: Tensor) -> None:
         """Pass a sampler's state on to the observers."""
@@ -82,22 +112,18 @@ class PosteriorSampling(pl.LightningModule):
             observer(stage, step, total, x)
 
     @torch.no_grad()
-    def measure(
-        self, batch: Batch, measurement: Measurement, samples: Tensor, cost: dict[str, float]
-    ) -> list[dict[str, object]]:
-        """Records of the samples (K * B, C, H, W) and, if K > 1, of their mean."""
+    def measure(self, batch: Batch, chains: Tensor, cost: dict[str, float]) -> list[dict[str, object]]:
+        """Records of the samples (K, B, C, H, W) and, if K > 1, of their mean."""
         assert batch.measurement is not None
-        truth = None if batch.truth is None else batch.truth.repeat(self.num_samples, 1, 1, 1)
-        values = self.evaluate(samples, truth, measurement)
-        records: list[dict[str, object]] = [
-            {"id": batch.ids[row % len(batch.ids)], "sample": row // len(batch.ids)}
-            | {name: column[row] for name, column in values.items()}
-            | cost
-            for row in range(len(samples))
-        ]
+        records: list[dict[str, object]] = []
+        for k, samples in enumerate(chains):
+            values = self.evaluate(samples, batch)
+            records += [
+                {"id": image_id, "sample": k} | {name: column[row] for name, column in values.items()} | cost
+                for row, image_id in enumerate(batch.ids)
+            ]
         if self.num_samples > 1:
-            chains = samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:])
-            values = self.evaluate(chains.mean(dim=0), batch.truth, batch.measurement)
+            values = self.evaluate(chains.mean(dim=0), batch)
             values["std"] = chains.var(dim=0).mean(dim=(1, 2, 3)).sqrt().tolist()
             records += [
                 {"id": image_id, "sample": "mean"} | {name: column[row] for name, column in values.items()}
@@ -105,13 +131,26 @@ class PosteriorSampling(pl.LightningModule):
             ]
         return records
 
-    def evaluate(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> dict[str, list[float]]:
-        """All metrics that can be computed for images x: name -> one value per image."""
-        return {
-            metric.name: metric(x, truth, measurement).tolist()
-            for metric in self.metrics
-            if not metric.unavailable and not (metric.needs_truth and truth is None)
-        }
+    def evaluate(self, x: Tensor, batch: Batch) -> dict[str, list[float]]:
+        """All metrics that can be computed for images x (B, C, H, W): name -> one value per image.
+
+        Raises:
+            UserError: naming image and metric, if a value is not finite.
+        """
+        assert batch.measurement is not None
+        values = {}
+        for metric in self.metrics:
+            if (
+                metric.unavailable
+                or (metric.needs_truth and batch.truth is None)
+                or min(x.shape[-2:]) < metric.least_side
+            ):
+                continue
+            values[metric.name] = metric(x, batch.truth, batch.measurement).tolist()
+            for image_id, value in zip(batch.ids, values[metric.name], strict=True):
+                if not math.isfinite(value):
+                    raise UserError(f"image {image_id}: {metric.name} is {value}, which cannot be averaged")
+        return values
 
     def count(self, records: list[dict[str, object]]) -> None:
         """Add whole images' records (new ones, or a resumed run's) to the means; samples of an image are averaged."""

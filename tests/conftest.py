@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from posterior import Streams
+from posterior import Streams, stream
 from posterior.priors import GaussianFieldPrior
 
 ROOT = Path(__file__).parents[1]
@@ -80,9 +80,11 @@ class PooledStreams(Streams):
     def __init__(self, rows: int) -> None:
         super().__init__(0, ["pool"])
         self.count = rows
+        self.rows = [("pool", row) for row in range(rows)]
 
     def randn(self, purpose: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return super().randn(purpose, (self.count, *shape), dtype)[0]
+        generator = self._generators.setdefault(purpose, [stream(0, "pool", 0, purpose)])[0]
+        return torch.randn(self.count, *shape, dtype=dtype, generator=generator)
 
 
 @pytest.fixture(scope="session")

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
 
+from datamodules import ImageFolder
 from lightning_cli import main
+from posterior.callbacks import ResultWriter
+from posterior.metrics import PSNR
+from posterior.module import PosteriorSampling
+from posterior.noise import GaussianNoise
+from posterior.operators import SuperResolution
 from posterior.priors import UNet
+from posterior.samplers import ExactGaussian
 
 SIDE = 16
 IDS = ["a", "b", "c"]
@@ -96,10 +107,9 @@ def run(tmp_path):
     images = write_images(tmp_path / "images")
 
     def start(*arguments: str, **changes: object) -> Path:
-        output = tmp_path / "results" / "run"
-        config = write_config(tmp_path / "config.yaml", images, output, **changes)
+        config = write_config(tmp_path / "config.yaml", images, tmp_path / "results" / "run", **changes)
         main(["predict", "--config", str(config), *arguments])
-        return output
+        return Path(yaml.safe_load(config.read_text())["output"]["dir"])
 
     start.images = images
     start.tmp_path = tmp_path
@@ -153,8 +163,8 @@ def test_missing_lpips_weights_cost_one_line_and_a_dash(run, capsys, caplog):
     run()
     assert "lpips_alex is left out: alexnet-owt-7be5be79.pth is not in" in caplog.text
     head, sample = capsys.readouterr().out.splitlines()[2:4]
-    assert "lpips_alex" in head
-    assert " - " in sample
+    end = head.index("lpips_alex") + len("lpips_alex")
+    assert sample[:end].endswith(" -")
 
 
 def test_the_same_command_again_finishes_what_is_missing(run, capsys):
@@ -197,7 +207,7 @@ def test_results_do_not_depend_on_batch_size(run, tmp_path):
     one = samples(run())
     three = samples(run(output__dir=str(tmp_path / "other"), data__init_args__batch_size=3))
     for image_id in IDS:
-        np.testing.assert_allclose(one[image_id], three[image_id] if three else None, atol=1e-4)
+        np.testing.assert_allclose(one[image_id], three[image_id], atol=1e-4)
 
 
 def test_two_processes_give_what_one_gives(run, root, tmp_path):
@@ -287,19 +297,23 @@ def test_a_bad_image_leaves_the_completed_ones(run, capsys):
     path = run.images / "b.png"
     path.write_bytes(path.read_bytes()[:60])
     line = complaint(run, capsys)
-    assert f"image {path} cannot be decoded" in line
+    assert f"1 of 3 images failed, the others are complete: image {path} cannot be decoded" in line
     output = run.tmp_path / "results" / "run"
-    assert list(samples(output)) == ["a"]
+    assert sorted(samples(output)) == ["a", "c"]
+    assert json.loads((output / "metrics.json").read_text())["failed"].keys() == {"b"}
     write_images(run.images)  # mended: the same command finishes
     run()
     assert sorted(samples(output)) == IDS
+    assert json.loads((output / "metrics.json").read_text())["failed"] == {}
 
 
 def test_a_transparent_and_a_small_image(run, capsys):
     Image.new("RGBA", (SIDE, SIDE), (1, 2, 3, 100)).save(run.images / "a.png")
     assert "a.png is partly transparent" in complaint(run, capsys)
     write_images(run.images)
-    assert "smaller than the crop of 20" in complaint(run, capsys, data__init_args__crop=20)
+    other = {"data__init_args__crop": 20, "output__dir": str(run.tmp_path / "results" / "cropped")}
+    assert "3 of 3 images failed" in (line := complaint(run, capsys, **other))
+    assert "smaller than the crop of 20" in line
 
 
 def test_noise_that_is_not_positive(run, capsys):
@@ -310,6 +324,7 @@ def test_noise_that_is_not_positive(run, capsys):
 def test_an_operator_that_does_not_fit(run, capsys):
     operator = {"class_path": "posterior.operators.SuperResolution", "init_args": {"scale": 5}}
     line = complaint(run, capsys, data__init_args__operator=operator)
+    assert "3 of 3 images failed" in line
     assert "image a: SuperResolution: scale 5 does not divide the image size 16x16" in line
 
 
@@ -317,6 +332,95 @@ def test_nan_in_a_chain(run, capsys):
     line = complaint(run, capsys, model__sampler__init_args__step_size=1e3)
     assert "image a, sample 0: NaN or infinite values in annealed Langevin" in line
     assert "smaller step size" in line
+
+
+def test_nan_in_one_chain_costs_one_image(run, capsys, tmp_path, monkeypatch):
+    (tmp_path / "unstable.py").write_text(
+        "from posterior.samplers import Sampler\n\n"
+        "class Unstable(Sampler):\n"
+        "    def __call__(self, prior, measurement, rng, observe=None):\n"
+        "        x = rng.randn('x', measurement.image_shape)\n"
+        "        x[rng.rows.index(('b', 1))] = float('nan') if ('b', 1) in rng.rows else x[0]\n"
+        "        return x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sampler = {"class_path": "unstable.Unstable"}
+    line = complaint(run, capsys, model__sampler=sampler, data__init_args__batch_size=3)
+    assert "1 of 3 images failed, the others are complete: image b, sample 1: NaN" in line
+    assert sorted(samples(run.tmp_path / "results" / "run")) == ["a", "c"]
+
+
+@pytest.mark.parametrize("bad", ["a", "b"])  # in the first rank's images, and in the second's
+def test_a_bad_image_under_ddp_costs_one_line(run, root, tmp_path, bad):
+    run("--data.init_args.limit", "1")
+    (run.images / f"{bad}.png").write_bytes(b"no picture")
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    command += ["--output.dir", str(tmp_path / "ddp"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: 1 of 3 images failed") == 1
+    assert len(samples(tmp_path / "ddp")) == 2
+
+
+def test_a_run_dies_of_sigterm(run, root, tmp_path):
+    steps = {"class_path": "posterior.samplers.PublishedAnnealing", "init_args": {"num_levels": 200_000}}
+    with pytest.raises(SystemExit):
+        run("--data.init_args.limit", "0", model__sampler__init_args__schedule=steps)  # writes the config only
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "results" / "run" / "config.yaml").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(2)
+    process.terminate()
+    assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_an_output_folder_that_cannot_be_written(run, capsys, tmp_path, output):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot write to output.dir" in complaint(run, capsys, output__dir=str(tmp_path / output))
+
+
+def test_files_that_are_asked_for_later_or_were_deleted_are_made(run):
+    output = run(output__save_samples=False)
+    assert not (output / "samples").exists()
+    run()
+    assert sorted(samples(output)) == IDS
+    shutil.rmtree(output / "images" / "b")
+    run()
+    assert (output / "images" / "b" / "sample_000.png").exists()
+
+
+def test_another_prior_behind_the_same_settings_is_refused(run, capsys):
+    prior = {
+        "class_path": "posterior.priors.GaussianFieldPrior.from_folder",
+        "init_args": {"root": str(run.images), "floor": 0.1},
+    }
+    run("--data.init_args.limit", "1", model__prior=prior)
+    write_images(run.images, ["d", "e"])
+    assert "holds a run with another prior" in complaint(run, capsys, model__prior=prior)
+
+
+def test_two_runs_in_one_process_do_not_add_up(field, tmp_path):
+    data = ImageFolder(write_images(tmp_path / "images"), SuperResolution(4), GaussianNoise(0.1))
+    module = PosteriorSampling(field, ExactGaussian(), metrics=[PSNR()])
+    for name in ("one", "two"):
+        settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "inference_mode": False}
+        trainer = pl.Trainer(callbacks=[ResultWriter(tmp_path / name)], **settings)
+        trainer.predict(module, datamodule=data, return_predictions=False)
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["metrics"]["sample"]["psnr"]["count"] == 3
+
+
+def test_a_precision_that_samplers_do_not_know(run, capsys):
+    assert "trainer.precision 64-true is not supported" in complaint(run, capsys, "--trainer.precision", "64-true")
+
+
+def test_another_kind_of_datamodule_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        run(data={"class_path": "pytorch_lightning.demos.boring_classes.BoringDataModule"})
+    assert "MeasuredData" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_architecture(run, capsys, tmp_path):

@@ -24,25 +24,23 @@ pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 
 SAMPLER = "--model.sampler.init_args"
 FEW_LEVELS = [f"{SAMPLER}.schedule.init_args.num_levels", "5"]
-SMOKE = {  # a few steps; the paper's network in a small form, as its checkpoint is a download
-    "demo": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.schedule.init_args.respacing", "5"],
+RESPACING = "schedule.init_args.respacing"
+SMALL_NETWORK = [  # the paper's network in a small form, as its checkpoint is a download
+    *("--model.prior.init_args.checkpoint", "null"),
+    *("--model.prior.init_args.network.init_args.num_channels", "32"),
+    *("--model.prior.init_args.network.init_args.num_head_channels", "32"),
+]
+SMOKE = {  # by folder: a few steps
+    "demo": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.{RESPACING}", "5"],
     "paper": [
         *FEW_LEVELS,
-        f"{SAMPLER}.warm_start.init_args.schedule.init_args.respacing",
-        "3",
-        f"{SAMPLER}.reverse.init_args.schedule",
-        "posterior.samplers.RespacedSigmas",
-        f"{SAMPLER}.reverse.init_args.schedule.init_args.respacing",
-        "20",
-        "--model.prior.init_args.checkpoint",
-        "null",
-        "--model.prior.init_args.network.init_args.num_channels",
-        "32",
-        "--model.prior.init_args.network.init_args.num_head_channels",
-        "32",
-        "--data.init_args.num_workers",
-        "0",
+        *(f"{SAMPLER}.warm_start.init_args.{RESPACING}", "3"),
+        *(f"{SAMPLER}.reverse.init_args.schedule", "posterior.samplers.RespacedSigmas"),
+        *(f"{SAMPLER}.reverse.init_args.{RESPACING}", "20"),
+        *SMALL_NETWORK,
+        *("--data.init_args.num_workers", "0"),
     ],
+    "recorded": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3"],
     "ffhq256_gaussian": ["--model.num_samples", "2", "--data.init_args.size", "64"],
 }
 
@@ -67,8 +65,9 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path):
     if data["class_path"] == "datamodules.ToonFaces":
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
     else:
-        folder = tmp_path / "images"
+        folder = tmp_path / "data"
         folder.mkdir()
+        np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3, 64, 64)))
         pixels = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "a.png")
         arguments += ["--data.init_args.root", str(folder)]

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -58,8 +61,29 @@ def test_other_modes_become_rgb(tmp_path, mode):
 def test_sixteen_bits_are_refused(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((4, 4), 60000, dtype=np.uint16)).save(path)
-    with pytest.raises(UserError, match="8 bits"):
+    with pytest.raises(UserError, match="more than 8 bits"):
         load_image(path)
+
+
+def test_sixteen_bit_colours_are_refused(tmp_path):
+    path, row = tmp_path / "deep.png", b"\x00" + b"\x12\x34" * 6  # 2x2 pixels, 16 bits, RGB
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(UserError, match="more than 8 bits"):
+        load_image(path)
+
+
+def test_linked_folders_are_read(tmp_path):
+    (tmp_path / "far").mkdir(), (tmp_path / "root").mkdir()
+    save(tmp_path / "far" / "x.png")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "far")
+    assert list(list_images(tmp_path / "root")) == ["link/x"]
 
 
 def test_crop_is_central_and_must_fit(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from posterior import Batch, Measurement, Streams, UserError, stream
-from posterior.metrics import L2, PSNR, Residual
+from posterior.metrics import L2, LPIPS, PSNR, Residual
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
 from posterior.operators import RandomInpainting
@@ -99,8 +99,57 @@ def test_a_sampler_that_returns_nan_is_named(field):
             x[1] = float("nan")
             return x
 
-    with pytest.raises(UserError, match="image b, sample 0: NaN"):
+    module = make_module(field, Broken(), num_samples=2)
+    prediction = module.predict_step(make_batch("abc"), 0)
+    assert list(prediction.failed) == ["b"]
+    assert prediction.failed["b"].startswith("image b, sample 0: NaN or infinite values")
+    assert prediction.batch.ids == ["a", "c"]
+    assert prediction.samples.shape == (2, 2, *SHAPE)
+    assert {(r["id"], r["sample"]) for r in prediction.records} == {(i, k) for i in "ac" for k in (0, 1, "mean")}
+    assert module.summary()["sample"]["psnr"]["count"] == 2
+
+
+def test_when_all_images_fail_the_run_stops(field):
+    class Broken(Sampler):
+        def __call__(self, prior, measurement, rng, observe=None):
+            return torch.full((len(measurement.y), *measurement.image_shape), float("nan"))
+
+    with pytest.raises(UserError, match=r"image a, sample 0: NaN .* all 2 images of the batch"):
         make_module(field, Broken()).predict_step(make_batch("ab"), 0)
+
+
+@pytest.mark.parametrize("returned", [None, torch.zeros(1, *SHAPE)])
+def test_a_sampler_that_returns_something_else_is_named(field, returned):
+    class Odd(Sampler):
+        def __call__(self, prior, measurement, rng, observe=None):
+            return returned
+
+    with pytest.raises(UserError, match=r"Odd must return samples of shape \(2, 3, 16, 16\)"):
+        make_module(field, Odd()).predict_step(make_batch("ab"), 0)
+
+
+def test_an_infinite_metric_is_named(field):
+    class Perfect(Sampler):
+        def __call__(self, prior, measurement, rng, observe=None):
+            return batch.truth
+
+    batch = make_batch("ab")
+    with pytest.raises(UserError, match="image a: psnr is inf"):
+        make_module(field, Perfect(), metrics=[PSNR()]).predict_step(batch, 0)
+
+
+def test_pictures_too_small_for_a_metric_go_without_it(field, lpips_weights):
+    module = make_module(field, metrics=[LPIPS("alex"), PSNR()])
+    assert set(module.predict_step(make_batch("a"), 0).records[0]) >= {"psnr"}
+    assert "lpips_alex" not in module.predict_step(make_batch("a"), 0).records[0]
+    small = torch.rand(1, 3, 32, 32)
+    assert torch.isfinite(LPIPS("alex")(small, small.flip(-1), make_batch("a").measurement)).all()
+
+
+def test_failures_to_measure_are_passed_on(field):
+    prediction = make_module(field).predict_step(Batch([], 0, None, None, {"x": "cannot be read"}), 0)
+    assert prediction.failed == {"x": "cannot be read"}
+    assert prediction.records == []
 
 
 def test_there_must_be_a_sample(field):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 Record = dict[str, object]
@@ -28,8 +29,10 @@ class Journal:
         Raises:
             OSError: if the disk is full or not writable.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"rank{rank}.jsonl"
+        self._write(self.folder / f"rank{rank}.jsonl", records)
+
+    def _write(self, path: Path, records: list[Record]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(record) + "\n" for record in records)
         with path.open("ab+") as file:
             if file.seek(0, os.SEEK_END) > 0:
@@ -43,14 +46,23 @@ class Journal:
     def read(self) -> list[Record]:
         """All records, those of an image together, ordered by image id; an image recorded twice counts once."""
         images: dict[str, dict[str, Record]] = {}
-        for path in sorted(self.folder.glob("rank*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                images.setdefault(record["id"], {})[str(record["sample"])] = record
+        for record in _lines(self.folder.glob("rank*.jsonl")):
+            if "sample" in record:
+                images.setdefault(str(record["id"]), {})[str(record["sample"])] = record
         return [record for _, records in sorted(images.items()) for record in records.values()]
+
+    def fail(self, failed: dict[str, str], rank: int) -> None:
+        """Note images of this run that have no samples: id -> reason."""
+        self._write(self.folder / f"failed{rank}.jsonl", [{"id": i, "reason": r} for i, r in failed.items()])
+
+    def failed(self) -> dict[str, str]:
+        """The images that failed in this run: id -> reason, in order of ids."""
+        return {str(r["id"]): str(r["reason"]) for r in sorted(_lines(self.folder.glob("failed*.jsonl")), key=_by_id)}
+
+    def forget_failures(self) -> None:
+        """A new run starts: what failed before is tried again."""
+        for path in self.folder.glob("failed*.jsonl"):
+            path.unlink()
 
     def complete(self, num_samples: int) -> list[Record]:
         """The records of images that have all of ``num_samples`` samples (and their mean's, if there are several)."""
@@ -60,3 +72,19 @@ class Journal:
         for record in records:
             found.setdefault(record["id"], set()).add(str(record["sample"]))
         return [record for record in records if wanted <= found[record["id"]]]
+
+
+def _lines(paths: Iterable[Path]) -> Iterator[Record]:
+    """The records of some files; lines that are none (cut off, or garbled by a crash) are passed over."""
+    for path in sorted(paths):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and "id" in record:
+                yield record
+
+
+def _by_id(record: Record) -> str:
+    return str(record["id"])

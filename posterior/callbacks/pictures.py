@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 STD_RANGE = 0.3
@@ -53,16 +53,18 @@ def make_grid(images: Path, ids: list[str], columns: dict[str, str], path: Path,
     factor = max(1, -(-least_side // max(width, height)))
     width, height, gap = width * factor, height * factor, 4
     font = ImageFont.load_default(size=max(10, min(14, width // 9)))
-    head, left = 22, 8 + max(int(font.getlength(image_id)) for image_id in ids)
+    labels = [image_id if len(image_id) <= 24 else f"...{image_id[-21:]}" for image_id in ids]
+    head, left = 22, 8 + max(int(font.getlength(label)) for label in labels)
     sheet = Image.new("RGB", (left + len(columns) * (width + gap), head + len(ids) * (height + gap)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, (stem, label) in enumerate(columns.items()):
+    for row, label in enumerate(labels):
+        draw.text((4, head + row * (height + gap) + height // 2 - 8), label, fill="black", font=font)
+    for column, (stem, heading) in enumerate(columns.items()):
         x = left + column * (width + gap)
-        draw.text((x + 2, 4), label, fill="black", font=font)
+        draw.text((x + 2, 4), heading, fill="black", font=font)
         for row, image_id in enumerate(ids):
             y = head + row * (height + gap)
-            if column == 0:
-                draw.text((4, y + height // 2 - 8), image_id, fill="black", font=font)
             with Image.open(images / image_id / f"{stem}.png") as picture:
-                sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (x, y))
+                shown = ImageOps.contain(picture.convert("RGB"), (width, height), Image.Resampling.NEAREST)
+                sheet.paste(shown, (x + (width - shown.width) // 2, y + (height - shown.height) // 2))
     save_png(np.asarray(sheet), path)

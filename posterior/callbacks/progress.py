@@ -19,6 +19,7 @@ from rich.progress import (
 from torch import Tensor
 
 from posterior.batch import Batch, Prediction
+from posterior.callbacks.results import ResultWriter
 from posterior.module import PosteriorSampling
 
 
@@ -35,15 +36,18 @@ class SamplingProgress(pl.Callback):
         self.images: TaskID | None = None
         self.steps: TaskID | None = None
         self.total = self.done = 0
+        self.started = False
         self.last_line = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PosteriorSampling)
+        self.started = True
         if not trainer.is_global_zero:
             return
-        self.total, self.done = trainer.datamodule.num_local_images, 0  # type: ignore[attr-defined]
+        data = ResultWriter.data(trainer)
+        self.total, self.done = data.num_local_images, 0
         self.last_line = time.monotonic()
-        skipped = len(trainer.datamodule.skip)  # type: ignore[attr-defined]
+        skipped = len(data.skip & set(data.ids))
         if skipped:
             print(f"resuming: {skipped} images are complete", file=sys.stderr)
         if sys.stderr.isatty():
@@ -76,7 +80,7 @@ class SamplingProgress(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.done += len(batch.ids)
+        self.done += len(batch.ids) + len(batch.failed)
         if self.live is not None and self.images is not None:
             self.live.update(self.images, completed=self.done)
         elif trainer.is_global_zero and self.total and time.monotonic() - self.last_line > self.seconds_between_lines:

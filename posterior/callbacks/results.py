@@ -9,11 +9,13 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
+import posterior
 from posterior.batch import Batch, Prediction
 from posterior.callbacks.journal import Journal, Record
 from posterior.callbacks.pictures import make_grid, picture_names, save_png, std_picture
@@ -21,6 +23,16 @@ from posterior.callbacks.table import format_table
 from posterior.errors import UserError
 from posterior.images import to_pixels
 from posterior.module import PosteriorSampling
+
+
+class MeasuredImages(Protocol):
+    """What the callbacks need of a DataModule."""
+
+    ids: list[str]
+    skip: set[str]
+
+    @property
+    def num_local_images(self) -> int: ...
 
 
 class ResultWriter(pl.Callback):
@@ -42,16 +54,34 @@ class ResultWriter(pl.Callback):
         self.save_samples = save_samples
         self.grid_images = grid_images
         self.journal = Journal(self.dir / "journal")
+        self.records: list[Record] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, PosteriorSampling)
-        records: list[Record] = []
+        complete: set[str] = set()
         if trainer.is_global_zero:
-            records = self.journal.complete(pl_module.num_samples)
-        complete = trainer.strategy.broadcast({str(record["id"]) for record in records})
-        trainer.datamodule.skip = complete  # type: ignore[attr-defined]
-        wanted = set(trainer.datamodule.ids)  # type: ignore[attr-defined]
-        pl_module.count([record for record in records if record["id"] in wanted])  # rank 0 has them, others none
+            self.journal.forget_failures()
+            self.records = [r for r in self.journal.complete(pl_module.num_samples) if self.has_files(str(r["id"]))]
+            complete = {str(record["id"]) for record in self.records}
+        # every rank must leave out the same images: rank 0 decides, before anyone writes
+        self.data(trainer).skip = trainer.strategy.broadcast(complete)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PosteriorSampling)
+        wanted = set(self.data(trainer).ids)
+        pl_module.count([record for record in self.records if record["id"] in wanted])  # rank 0 has them, others none
+
+    @staticmethod
+    def data(trainer: pl.Trainer) -> MeasuredImages:
+        """The run's DataModule."""
+        return trainer.datamodule  # type: ignore[attr-defined]
+
+    def has_files(self, image_id: str) -> bool:
+        """Whether the files that this run promises for an image are there."""
+        expected = [self.dir / "images" / image_id / "measurement.png"]
+        if self.save_samples:
+            expected.append(self.dir / "samples" / f"{image_id}.npy")
+        return all(path.is_file() for path in expected)
 
     def on_predict_batch_end(
         self,
@@ -64,11 +94,11 @@ class ResultWriter(pl.Callback):
     ) -> None:
         if outputs is None:
             return
-        try:
+        if outputs.failed:
+            self.journal.fail(outputs.failed, trainer.global_rank)
+        if outputs.records:
             self.write_images(outputs)
             self.journal.append(outputs.records, trainer.global_rank)
-        except OSError as error:
-            raise UserError(f"cannot write results to {self.dir}: {error}") from error
 
     def write_images(self, prediction: Prediction) -> None:
         """PNG files (and float samples) of one batch."""
@@ -97,25 +127,33 @@ class ResultWriter(pl.Callback):
         summary = pl_module.summary()  # collective; after it every rank's journal is complete
         if not trainer.is_global_zero:
             return
-        wanted = set(trainer.datamodule.ids)  # type: ignore[attr-defined]
+        wanted = set(self.data(trainer).ids)
         records = [r for r in self.journal.complete(pl_module.num_samples) if r["id"] in wanted]
         ids = sorted({str(record["id"]) for record in records})
+        failed = self.journal.failed()
         report = {
             "images": len(ids),
+            "failed": failed,
             "samples_per_image": pl_module.num_samples,
             "metrics": summary,
             "device": _device_name(pl_module.device),
             "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "torchmetrics", "lpips")}
-            | {"python": platform.python_version(), "posterior": version("posterior-sampling")},
+            | {"python": platform.python_version(), "posterior": posterior.__version__},
         }
         write_whole(self.dir / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
         write_whole(self.dir / "per_image.csv", _csv(records).encode())
-        grid = self.dir / "grid.png"
-        has_truth = (self.dir / "images" / ids[0] / "truth.png").exists()
-        make_grid(self.dir / "images", ids[: self.grid_images], picture_names(pl_module.num_samples, has_truth), grid)
-        print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
-        print(format_table(summary, pl_module.num_samples))
-        print(f"grid: {grid}", flush=True)
+        if ids:
+            grid = self.dir / "grid.png"
+            shown = ids[: self.grid_images]
+            has_truth = (self.dir / "images" / shown[0] / "truth.png").exists()
+            make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, has_truth), grid)
+            print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
+            print(format_table(summary, pl_module.num_samples))
+            print(f"grid: {grid}", flush=True)
+        if failed:
+            reason = next(iter(failed.values()))
+            more = f" (and {len(failed) - 1} more, named in metrics.json)" if len(failed) > 1 else ""
+            raise UserError(f"{len(failed)} of {len(wanted)} images failed, the others are complete: {reason}{more}")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -7,20 +7,26 @@ HEADINGS = {"nfe_forward": "NFE fwd", "nfe_backward": "NFE bwd", "seconds": "s/s
 
 
 def format_table(summary: Summary, num_samples: int) -> str:
-    """Rows "sample" and, for K > 1, "mean of K"; cells are mean +- standard error over images, a dash where unknown."""
+    """Rows "sample" and, for K > 1, "mean of K"; cells are mean +- standard error over images, a dash where unknown.
+
+    A value that is known for fewer images than the others says for how many.
+    """
     names = list(dict.fromkeys([*summary["mean"], *summary["sample"]]))
+    images = max(int(value["count"] or 0) for value in summary["sample"].values())
     rows = [["", *(HEADINGS.get(name, name) for name in names)]]
     for key, label in [("sample", "sample"), ("mean", f"mean of {num_samples}")][: 2 if num_samples > 1 else 1]:
-        rows.append([label, *(_cell(summary[key].get(name)) for name in names)])
+        rows.append([label, *(_cell(summary[key].get(name), images) for name in names)])
     used = [column for column in range(len(rows[0])) if column == 0 or any(row[column] != "-" for row in rows[1:])]
     named = set(used) | {column for column, name in enumerate(names, start=1) if name.startswith("lpips")}
     widths = {column: max(len(row[column]) for row in rows) for column in named}
     return "\n".join("  ".join(row[column].rjust(widths[column]) for column in sorted(named)) for row in rows)
 
 
-def _cell(value: dict[str, float | int | None] | None) -> str:
+def _cell(value: dict[str, float | int | None] | None, images: int) -> str:
     if value is None or value["mean"] is None:
         return "-"
-    if not value["sem"]:
-        return f"{value['mean']:.4g}"
-    return f"{value['mean']:.4g} +- {value['sem']:.2g}"
+    mean = value["mean"]
+    text = f"{mean:.0f}" if mean == round(mean) else f"{mean:.4g}"
+    if value["sem"]:
+        text += f" +- {value['sem']:.2g}"
+    return text if value["count"] == images else f"{text} (n={value['count']})"

@@ -23,6 +23,8 @@ class ImageMetric(nn.Module, ABC):
     name: str
     needs_truth: bool = True
     unavailable: str | None = None
+    least_side: int = 1
+    """Smallest height and width in pixels for which the metric is defined."""
 
     @abstractmethod
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:

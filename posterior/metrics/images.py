@@ -52,6 +52,7 @@ class SSIM(ImageMetric):
     """
 
     name = "ssim"
+    least_side = 6
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
         assert truth is not None
@@ -69,6 +70,7 @@ class LPIPS(ImageMetric):
         net: backbone, ``alex`` or ``vgg``.
     """
 
+    least_side = 32
     WEIGHTS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
     def __init__(self, net: Literal["alex", "vgg"] = "alex") -> None:

@@ -127,13 +127,13 @@ class MaskInpainting(OperatorFamily):
     def __init__(self, mask: Path) -> None:
         self.path = Path(mask)
         try:
-            values = (
-                np.load(self.path) if self.path.suffix == ".npy" else np.asarray(Image.open(self.path).convert("L"))
-            )
-        except (OSError, ValueError) as error:
+            array = self.path.suffix == ".npy"
+            values = np.load(self.path, allow_pickle=False) if array else np.asarray(Image.open(self.path).convert("L"))
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"MaskInpainting: cannot read {self.path}: {error}") from error
-        kept = 1 if self.path.suffix == ".npy" else 255
-        if values.ndim != 2 or not set(np.unique(values)) <= {0, kept} or not values.any():
+        kept = 1 if array else 255
+        ordinary = isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "biuf"
+        if not ordinary or not set(np.unique(values)) <= {0, kept} or not values.any():
             raise UserError(f"MaskInpainting: {self.path} must be (H, W) of 0 (masked) and {kept} (kept)")
         self.mask = torch.from_numpy((values > 0).astype(np.float32))
 

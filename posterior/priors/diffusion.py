@@ -36,7 +36,8 @@ def load_checkpoint(network: nn.Module, checkpoint: Path) -> None:
             f"checkpoint {checkpoint} is not a readable state dict: {str(error).splitlines()[0]}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"checkpoint {checkpoint} is not a state dict (names to tensors)")
+        inside = f"; it holds {', '.join(map(str, state))}"[:200] if isinstance(state, dict) else ""
+        raise UserError(f"checkpoint {checkpoint} is not a state dict (names to tensors){inside}")
     expected = network.state_dict()
     problems = {
         "missing": [key for key in expected if key not in state],

@@ -1,7 +1,7 @@
 """Samplers of p(x | y). Each takes a prior, a measurement and random streams."""
 
 from posterior.samplers.annealed_langevin import AnnealedLangevin, AnnealedMeasurement
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
 from posterior.samplers.dps import DPS
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
@@ -35,5 +35,6 @@ __all__ = [
     "SigmaSchedule",
     "check_finite",
     "initial_noise",
+    "not_finite",
     "unobserved",
 ]

@@ -46,16 +46,29 @@ class Sampler(ABC):
 
 
 def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:
-    """x, if all its rows are finite (waits for the device, so once a stage, not once a step).
+    """x, unless no image has a finite chain any more: then the settings are wrong, and going on is a waste.
+
+    Single images with a chain that is not finite are named at the end (`PosteriorSampling`). This waits for the device,
+    so it is called once a stage, not once a step.
 
     Raises:
-        UserError: naming the first bad image and sample.
+        UserError: naming stage and images.
     """
-    bad = ~torch.isfinite(x.flatten(1)).all(dim=1)
-    if bad.any():
-        image_id, sample = rng.rows[int(bad.nonzero()[0])]
-        raise UserError(
-            f"image {image_id}, sample {sample}: NaN or infinite values in {stage} ({int(bad.sum())} of {len(x)} "
-            "chains); try a smaller step size or scale, and check the prior's checkpoint"
-        )
-    return x
+    if not (reasons := not_finite(x, rng, stage)) or len(reasons) < len({image_id for image_id, _ in rng.rows}):
+        return x
+    first = next(iter(reasons.values()))
+    raise UserError(first if len(reasons) == 1 else f"{first} (and so in all {len(reasons)} images of the batch)")
+
+
+def not_finite(x: Tensor, rng: Streams, stage: str) -> dict[str, str]:
+    """Images with a chain that is not finite: id -> one line that says which chain, where, and what to try."""
+    finite = torch.isfinite(x.flatten(1)).all(dim=1).tolist()
+    reasons: dict[str, str] = {}
+    for (image_id, sample), good in zip(rng.rows, finite, strict=True):
+        if not good:
+            reasons.setdefault(
+                image_id,
+                f"image {image_id}, sample {sample}: NaN or infinite values in {stage}; "
+                "try a smaller step size or scale, and check the prior's checkpoint",
+            )
+    return reasons

@@ -34,6 +34,21 @@ def test_an_image_is_complete_with_all_its_samples_and_their_mean(tmp_path):
     assert journal.complete(3) == []
 
 
+def test_garbage_is_passed_over(tmp_path):
+    (tmp_path / "rank0.jsonl").write_bytes(b'\xff\xfe\n{"no": "id"}\n[1]\n{"id": "a", "sample": 0}\n')
+    assert Journal(tmp_path).read() == [{"id": "a", "sample": 0}]
+
+
+def test_failures_are_of_one_run(tmp_path):
+    journal = Journal(tmp_path)
+    journal.fail({"b": "bad"}, rank=0)
+    journal.fail({"a": "worse"}, rank=1)
+    assert journal.failed() == {"a": "worse", "b": "bad"}
+    assert journal.read() == []
+    journal.forget_failures()
+    assert journal.failed() == {}
+
+
 def test_an_image_recorded_twice_counts_once(tmp_path):
     journal = Journal(tmp_path)
     journal.append([record("a", 0, 1.0)], rank=0)

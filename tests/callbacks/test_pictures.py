@@ -28,5 +28,14 @@ def test_the_grid_shows_every_picture_enlarged(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_pictures_of_another_shape_keep_theirs(tmp_path):
+    for image_id, shape in [("a", (32, 32, 3)), ("b" * 60, (16, 64, 3))]:
+        save_png(np.full(shape, (7, 90, 200), np.uint8), tmp_path / image_id / "measurement.png")
+    make_grid(tmp_path, ["a", "b" * 60], {"measurement": "measurement"}, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert (grid == (7, 90, 200)).all(axis=-1).sum() == 128 * 128 + 32 * 128
+    assert grid.shape[1] < 400  # long ids are cut
+
+
 def test_columns_follow_what_exists():
     assert list(picture_names(1, has_truth=False)) == ["measurement", "sample_000"]

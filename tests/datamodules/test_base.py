@@ -67,23 +67,38 @@ def test_limit_takes_the_first_ids(folder):
 
 
 def test_an_operator_that_does_not_fit_names_the_image(folder):
-    with pytest.raises(UserError, match="image a: SuperResolution: scale 5 does not divide the image size 16x16"):
-        batches(folder, SuperResolution(5))
+    (batch,) = batches(folder, SuperResolution(5), batch_size=5)
+    assert batch.ids == []
+    assert batch.failed["a"] == "image a: SuperResolution: scale 5 does not divide the image size 16x16"
+    assert len(batch.failed) == 5
 
 
-def test_a_worker_reports_one_line(folder):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_bad_file_is_named_and_leaves_the_others(folder, num_workers):
     (folder / "b.png").write_bytes(b"no picture")
-    with pytest.raises(UserError) as error:
-        batches(folder, num_workers=1)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"image {folder / 'b.png'} cannot be decoded")
+    (batch,) = batches(folder, batch_size=5, num_workers=num_workers)
+    assert batch.ids == ["a", "c", "d", "e"]
+    assert len(batch.measurement.y) == 4
+    assert list(batch.failed) == ["b"]
+    assert batch.failed["b"].startswith(f"image {folder / 'b.png'} cannot be decoded")
+    assert "\n" not in batch.failed["b"]
 
 
 def test_images_of_two_sizes_need_a_crop(folder):
     Image.new("RGB", (20, 20)).save(folder / "b.png")
-    with pytest.raises(UserError, match=r"image b is \(3, 20, 20\).*set crop or size"):
-        batches(folder, batch_size=5)
-    assert len(batches(folder, batch_size=5, crop=16)) == 1
+    (batch,) = batches(folder, batch_size=5)
+    assert batch.failed == {
+        "b": "image b is (3, 20, 20), others of its batch (3, 16, 16): set crop or size, or batch_size 1"
+    }
+    (batch,) = batches(folder, batch_size=5, crop=16)
+    assert len(batch.ids) == 5
+    assert not batch.failed
+
+
+@pytest.mark.parametrize("settings", [{"crop": 0}, {"size": -1}])
+def test_crop_and_size_are_positive(folder, settings):
+    with pytest.raises(UserError, match="crop and size must be >= 1"):
+        ImageFolder(folder, RandomInpainting(), GaussianNoise(0.05), **settings)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"limit": 0}])

@@ -41,18 +41,30 @@ def test_a_random_operator_is_refused(tmp_path):
         read(tmp_path, RandomInpainting())
 
 
-def test_bad_files_are_named(tmp_path):
+def test_folders_without_measurements_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         read(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no \.npy file"):
         read(tmp_path)
-    path = tmp_path / "y.npy"
-    np.save(path, np.zeros((3, 5, 4)))
-    with pytest.raises(UserError, match=r"y\.npy has shape \(3, 5, 4\), the operator gives \(3, 4, 4\)"):
-        read(tmp_path)
-    np.save(path, np.full((3, 4, 4), np.nan))
-    with pytest.raises(UserError, match=r"y\.npy holds NaN"):
-        read(tmp_path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"y\.npy cannot be read"):
-        read(tmp_path)
+    with pytest.raises(UserError, match=r"image_shape must be \(C, H, W\)"):
+        RecordedMeasurements(tmp_path, SuperResolution(4), GaussianNoise(0.05), (3, 16))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros((3, 5, 4)), "has shape (3, 5, 4), the operator gives (3, 4, 4)"),
+        (np.full((3, 4, 4), np.nan), "holds NaN or infinite values"),
+        (np.full((3, 4, 4), 1e300), "holds NaN or infinite values"),
+        (np.zeros((3, 4, 4), complex), "must hold real floating-point numbers"),
+        (np.zeros((3, 4, 4), np.uint8), "must hold real floating-point numbers"),
+        (None, "cannot be read"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, y, message):
+    path = tmp_path / "scan.npy"
+    np.save(path, y) if y is not None else path.write_bytes(b"nothing")
+    (batch,) = read(tmp_path)
+    assert batch.ids == []
+    assert str(path) in batch.failed["scan"]
+    assert message in batch.failed["scan"]
