@@ -365,9 +365,9 @@ def test_a_bad_image_under_ddp_costs_one_line(run, root, tmp_path, bad):
 
 def test_a_run_dies_of_sigterm(run, root, tmp_path):
     steps = {"class_path": "posterior.samplers.PublishedAnnealing", "init_args": {"num_levels": 200_000}}
-    with pytest.raises(SystemExit):
-        run("--data.init_args.limit", "0", model__sampler__init_args__schedule=steps)  # writes the config only
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    changes = {"model__sampler__init_args__schedule": steps}
+    config = write_config(tmp_path / "config.yaml", run.images, tmp_path / "results" / "run", **changes)
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
     process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while not (tmp_path / "results" / "run" / "config.yaml").exists() and time.monotonic() < deadline:

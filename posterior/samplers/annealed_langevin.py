@@ -106,13 +106,16 @@ class AnnealedLangevin(Sampler):
         """The loop of Algorithm 1 from X_1 = x, (R, C, H, W), with the anchor's term if there is an anchor.
 
         Raises:
-            UserError: if an anchor comes without anchor_sigma, or a chain is no longer finite.
+            UserError: if an anchor comes without anchor_sigma, the schedule does not fall to the measurement's own
+                noise, or no image's chains are finite any more.
         """
         if anchor is not None and self.anchor_sigma is None:
             raise UserError("AnnealedLangevin: an anchor needs anchor_sigma, its noise level")
         h = self.step_size
         score_sigma = prior.sigma_min if self.score_sigma is None else self.score_sigma
         first, *levels = self.schedule.levels(measurement, h)
+        if levels[-1].variance > measurement.likelihood.sigma_y**2 * (1 + 1e-9):
+            raise UserError(f"annealing schedule: ends at {levels[-1].variance:g}, above the measurement's sigma_y^2")
         annealed = AnnealedMeasurement.top(measurement, first.variance, rng)
         anchor_variance = (self.anchor_sigma or 1.0) ** 2
         total, done = sum(level.num_steps for level in levels), 0

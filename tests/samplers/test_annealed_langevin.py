@@ -221,7 +221,9 @@ def test_the_admissible_schedule_of_an_image_does_not_see_its_batch(field):
     torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(("variances", "message"), [([1.0, 2.0, 0.09], "rises"), ([1.0, 0.08], "below sigma_y")])
+@pytest.mark.parametrize(
+    ("variances", "message"), [([1.0, 2.0, 0.09], "rises"), ([1.0, 0.08], "below sigma_y"), ([1.0, 0.1], "ends at")]
+)
 def test_a_schedule_that_does_not_fall_to_the_measurements_noise_is_refused(field, variances, message):
     class Wrong(NoAnnealing):
         def levels(self, measurement, step_size):
