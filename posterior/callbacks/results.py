@@ -153,7 +153,8 @@ class ResultWriter(pl.Callback):
         if failed:
             reason = next(iter(failed.values()))
             more = f" (and {len(failed) - 1} more, named in metrics.json)" if len(failed) > 1 else ""
-            raise UserError(f"{len(failed)} of {len(wanted)} images failed, the others are complete: {reason}{more}")
+            rest = ", the others are complete" if ids else ""
+            raise UserError(f"{len(failed)} of {len(wanted)} images failed{rest}: {reason}{more}")
 
 
 def write_whole(path: Path, content: bytes) -> None:
