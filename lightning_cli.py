@@ -1,4 +1,8 @@
-"""The command line: `python lightning_cli.py predict --config configs/demo/random_inpainting.yaml`."""
+"""The command line.
+
+python lightning_cli.py predict --config configs/demo/random_inpainting.yaml    draw posterior samples
+python lightning_cli.py fit --config configs/train/toon_faces32.yaml            train a prior
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ import yaml
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy
 
-from datamodules import MeasuredData
-from posterior.callbacks import Journal, ResultWriter, SamplingProgress
+from datamodules import MeasuredData, TrainingImages
+from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
 from posterior.callbacks.results import write_whole
 from posterior.errors import UserError
 from posterior.module import PosteriorSampling
+from posterior.training import DenoisingTraining
 
 CHANGEABLE = {"limit", "batch_size", "num_workers"}
 """Settings of `data` that change no result, so that a run may be resumed with other ones."""
@@ -70,24 +75,59 @@ class KeepConfig(SaveConfigCallback):
         return None
 
 
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of a part of a configuration, as (dotted key, value)."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    else:
+        yield key, value
+
+
 def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The leaves of a configuration that decide results, as (dotted key, value)."""
-
-    def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                yield from leaves(inner, f"{key}.{name}")
-        else:
-            yield key, value
-
-    for key, value in [*leaves(config["model"], "model"), *leaves(config["data"], "data")]:
+    """The leaves of a configuration that decide results."""
+    for key, value in [*_leaves(config["model"], "model"), *_leaves(config["data"], "data")]:
         if key.rpartition(".")[2] not in CHANGEABLE:
             yield key, value
     yield "trainer.precision", config["trainer"]["precision"]
 
 
-class PosteriorCLI(LightningCLI):
-    """LightningCLI with the run's folder (`output`) and no prediction kept in memory."""
+class KeepTrainingConfig(SaveConfigCallback):
+    """Writes config.yaml into the training run's folder, and refuses to go on with a run of another prior."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                problem = self._keep()
+            except OSError as error:
+                problem = f"cannot write to output.dir: {error}"
+        problem = trainer.strategy.broadcast(problem)
+        if problem:
+            raise UserError(problem)
+
+    def _keep(self) -> str | None:
+        text = self.parser.dump(self.config, skip_none=False)
+        folder = Path(self.config.output.dir)
+        path = folder / "config.yaml"
+        if path.exists() and (folder / "last.ckpt").exists():
+            old, new = (
+                dict(_leaves(yaml.safe_load(t)["model"]["prior"], "model.prior"))
+                for t in (path.read_text(encoding="utf-8"), text)
+            )
+            for key in [*new, *old]:
+                if old.get(key) != new.get(key) and not key.endswith(".checkpoint"):
+                    return (
+                        f"{folder} holds a training run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
+                        "choose another output.dir, or delete it"
+                    )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+        return None
+
+
+class PredictCLI(LightningCLI):
+    """`predict`: with the run's folder (`output`) and no prediction kept in memory."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -106,6 +146,70 @@ class PosteriorCLI(LightningCLI):
         self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
+class FitCLI(LightningCLI):
+    """`fit`: goes on from where the run in its folder (`output`) stopped."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TrainingWriter, "output")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        checkpoint = Path(self.config_init[subcommand].output.dir) / TrainingWriter.CHECKPOINT
+        resumed = str(checkpoint) if checkpoint.exists() else None
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=resumed)
+
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "logger": False,
+    "enable_checkpointing": False,  # the callbacks under `output` know what to keep
+    "enable_model_summary": False,
+}
+
+
+def predict(args: ArgsType, progress: SamplingProgress) -> None:
+    """Draw posterior samples."""
+    defaults = TRAINER_DEFAULTS | {
+        "inference_mode": False,  # guided samplers need autograd
+        "enable_progress_bar": False,  # SamplingProgress is there instead
+        "callbacks": [progress],
+    }
+    PredictCLI(
+        PosteriorSampling,
+        MeasuredData,
+        subclass_mode_data=True,
+        save_config_callback=KeepConfig,
+        seed_everything_default=False,
+        auto_configure_optimizers=False,
+        trainer_defaults=defaults,
+        args=args,
+    )
+
+
+def fit(args: ArgsType) -> None:
+    """Train a prior."""
+    defaults = TRAINER_DEFAULTS | {
+        "enable_progress_bar": sys.stderr.isatty(),
+        "max_epochs": -1,
+        "num_sanity_val_steps": 0,
+        "check_val_every_n_epoch": None,  # val_check_interval counts steps
+    }
+    FitCLI(
+        DenoisingTraining,
+        TrainingImages,
+        save_config_callback=KeepTrainingConfig,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        trainer_defaults=defaults,
+        args=args,
+    )
+
+
 def quiet() -> None:
     """Lightning's greetings and hints are not for the people who use this program."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -119,25 +223,16 @@ def main(args: ArgsType = None) -> None:
     """Parse and run. A `UserError`, or one of the file system, is printed as one line; the exit status is then 2."""
     quiet()
     progress = SamplingProgress()
+    arguments = sys.argv[1:] if args is None else args
+    command = arguments[0] if isinstance(arguments, list) and arguments else None
     try:
-        PosteriorCLI(
-            PosteriorSampling,
-            MeasuredData,
-            subclass_mode_data=True,
-            save_config_callback=KeepConfig,
-            seed_everything_default=False,
-            auto_configure_optimizers=False,
-            trainer_defaults={
-                "accelerator": "auto",
-                "inference_mode": False,  # guided samplers need autograd
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_progress_bar": False,  # SamplingProgress is there instead
-                "enable_model_summary": False,
-                "callbacks": [progress],
-            },
-            args=args,
-        )
+        if command == "fit":
+            fit(args)
+        elif command == "predict":
+            predict(args, progress)
+        else:
+            print(__doc__.strip(), "\n\nOptions: python lightning_cli.py predict --help, ... fit --help")
+            sys.exit(0 if command in ("-h", "--help") else 2)
     except (ValueError, OSError) as error:
         cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
         while cause is not None and not isinstance(cause, (UserError, OSError)):

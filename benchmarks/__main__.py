@@ -7,17 +7,23 @@ from jsonargparse import auto_cli
 
 from benchmarks.fit_gaussian import fit_gaussian_toon
 from benchmarks.gaussian_field import gaussian_field
+from benchmarks.held_out import held_out_toon
+from benchmarks.learned_prior import learned_prior
 from benchmarks.mixture import mixture
 from benchmarks.overhead import overhead
 from benchmarks.recipe import recipe_weights
+from benchmarks.step_size import step_size
 from posterior.errors import UserError
 
 COMMANDS: dict[str, Any] = {
     "fit-gaussian-toon": fit_gaussian_toon,
     "gaussian-field": gaussian_field,
+    "held-out-toon": held_out_toon,
+    "learned-prior": learned_prior,
     "mixture": mixture,
     "overhead": overhead,
     "recipe-weights": recipe_weights,
+    "step-size": step_size,
 }
 
 if __name__ == "__main__":

@@ -1,8 +1,21 @@
 """Images and measurements, by id."""
 
+from datamodules.array import ImageArray
 from datamodules.base import ImageData, MeasuredData
 from datamodules.folder import ImageFolder
 from datamodules.recorded import RecordedMeasurements
 from datamodules.toon import ToonFaces
+from datamodules.training import FolderImages, ImageSet, ToonFaceImages, TrainingImages
 
-__all__ = ["ImageData", "ImageFolder", "MeasuredData", "RecordedMeasurements", "ToonFaces"]
+__all__ = [
+    "FolderImages",
+    "ImageArray",
+    "ImageData",
+    "ImageFolder",
+    "ImageSet",
+    "MeasuredData",
+    "RecordedMeasurements",
+    "ToonFaceImages",
+    "ToonFaces",
+    "TrainingImages",
+]

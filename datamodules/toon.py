@@ -43,6 +43,13 @@ def _style() -> Any:
     return json.loads(text), Style(json.loads(text))
 
 
+def require_renderer() -> None:
+    """Raises:
+    UserError: if the extra ``faces`` is not installed.
+    """
+    _style()
+
+
 def credit() -> str:
     """The credit line of the artwork's licence."""
     return str(_style()[0]["meta"]["license"]["text"])
@@ -57,7 +64,7 @@ def _jitter(colour: str, amount: float, generator: torch.Generator) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, object]]:
+def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, Any]]:
     """Face number ``index``, and the parts and colours it was drawn with.
 
     Rendered at a multiple of ``size`` of at least 128 pixels and box-filtered down.
@@ -67,7 +74,8 @@ def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, object]]:
         size: side in pixels, >= 8.
 
     Returns:
-        (3, size, size) in [-1, 1], and the resolved options (a missing key: the part is hidden).
+        (3, size, size) in [-1, 1], and the resolved options (a missing key: the part is hidden); "tones" are the
+        palettes' colours of skin, hair and background before they were varied.
     """
     import resvg_py
     from dicebear import Avatar
@@ -78,14 +86,17 @@ def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, object]]:
     def pick(choices: tuple[str, ...] | list[str]) -> str:
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
+    background = pick(BACKGROUNDS)
+    tones = {"background": background}
     options = {
         "seed": f"toon-{index}",
-        "backgroundColor": [_jitter(pick(BACKGROUNDS), 0.05, generator)],
+        "backgroundColor": [_jitter(background, 0.05, generator)],
         "scale": 1.15,
         "translateY": 4,
     }
     for name, amount in JITTERED.items():
-        options[f"{name}Color"] = [_jitter(pick(definition["colors"][name]["values"]), amount, generator)]
+        tones[name] = pick(definition["colors"][name]["values"])
+        options[f"{name}Color"] = [_jitter(tones[name], amount, generator)]
     drawn = Avatar(style, options).to_json()
     factor = -(-RENDER_SIDE // size)
     png = resvg_py.svg_to_bytes(
@@ -93,7 +104,7 @@ def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, object]]:
     )
     pixels = np.array(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
     image = torch.from_numpy(pixels).permute(2, 0, 1).float()[None]
-    return torch.nn.functional.avg_pool2d(image, factor)[0] / 127.5 - 1, drawn["options"]
+    return torch.nn.functional.avg_pool2d(image, factor)[0] / 127.5 - 1, drawn["options"] | {"tones": tones}
 
 
 class ToonFaces(ImageData):
@@ -132,7 +143,7 @@ class ToonFaces(ImageData):
         self.size, self.start, self.count = size, start, count
 
     def list_ids(self) -> list[str]:
-        _style()
+        require_renderer()
         return [f"toon_{index:06d}" for index in range(self.start, self.start + self.count)]
 
     def read(self, image_id: str) -> Tensor:

@@ -4,5 +4,6 @@ from posterior.callbacks.journal import Journal
 from posterior.callbacks.progress import SamplingProgress
 from posterior.callbacks.results import ResultWriter
 from posterior.callbacks.table import format_table
+from posterior.callbacks.training import TrainingWriter
 
-__all__ = ["Journal", "ResultWriter", "SamplingProgress", "format_table"]
+__all__ = ["Journal", "ResultWriter", "SamplingProgress", "TrainingWriter", "format_table"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Literal
 
 import lpips
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
     structural_similarity_index_measure,
 )
 
+from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics.base import ImageMetric
+from posterior.metrics.features import VGG16_WEIGHTS, hub_file, missing
 
 
 def unit_range(x: Tensor) -> Tensor:
@@ -68,20 +70,24 @@ class LPIPS(ImageMetric):
 
     Args:
         net: backbone, ``alex`` or ``vgg``.
+        upsample: enlarge images by this whole factor (bilinear) first; for small images, whose details the backbone
+            would lose in its first layers.
+
+    Raises:
+        UserError: if upsample < 1.
     """
 
-    least_side = 32
-    WEIGHTS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+    WEIGHTS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": VGG16_WEIGHTS}
 
-    def __init__(self, net: Literal["alex", "vgg"] = "alex") -> None:
+    def __init__(self, net: Literal["alex", "vgg"] = "alex", upsample: int = 1) -> None:
         super().__init__()
+        if upsample < 1:
+            raise UserError(f"LPIPS: upsample must be >= 1, got {upsample}")
         self.name = f"lpips_{net}"
-        weights = Path(torch.hub.get_dir()) / "checkpoints" / self.WEIGHTS[net]
-        if not weights.is_file():
-            self.unavailable = (
-                f"{self.name} is left out: {self.WEIGHTS[net]} is not in {weights.parent}; put torchvision's file "
-                "there, or set TORCH_HOME to a folder that has it under hub/checkpoints"
-            )
+        self.upsample = upsample
+        self.least_side = -(-32 // upsample)
+        if not hub_file(self.WEIGHTS[net]).is_file():
+            self.unavailable = f"{self.name} is left out: {missing(self.WEIGHTS[net])}"
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lpips calls torchvision by its old names
@@ -90,7 +96,10 @@ class LPIPS(ImageMetric):
     @torch.no_grad()
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
         assert truth is not None
-        return self.network(x.clamp(-1, 1), truth).reshape(-1)
+        return self.network(self._enlarged(x.clamp(-1, 1)), self._enlarged(truth)).reshape(-1)
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        return x if self.upsample == 1 else F.interpolate(x, scale_factor=self.upsample, mode="bilinear")
 
 
 class Residual(ImageMetric):

@@ -67,7 +67,8 @@ class DiffusionPrior(Prior):
     Args:
         network: called as network(z, t), z (B, C, H, W), t (B,); a `posterior.priors.UNet`, say.
         noise_schedule: the levels that the network was trained on.
-        prediction: what the network predicts: the noise, or x0.
+        prediction: what the network predicts: the noise n, x0, or v = (n - sigma x0) / sqrt(1 + sigma^2) (Salimans and
+            Ho, ICLR 2022; the preconditioning of Karras et al., NeurIPS 2022, for data of unit variance).
         checkpoint: state dict to load strictly; None leaves the network as it is.
 
     Raises:
@@ -78,7 +79,7 @@ class DiffusionPrior(Prior):
         self,
         network: nn.Module,
         noise_schedule: NoiseSchedule | None = None,
-        prediction: Literal["epsilon", "x0"] = "epsilon",
+        prediction: Literal["epsilon", "x0", "v"] = "epsilon",
         checkpoint: Path | None = None,
     ) -> None:
         super().__init__()
@@ -99,6 +100,32 @@ class DiffusionPrior(Prior):
         output = self.network(x / (1 + sigma**2) ** 0.5, timesteps)
         channels = x.shape[1]
         mean = output[:, :channels]
-        denoised = x - sigma * mean if self.prediction == "epsilon" else mean
+        if self.prediction == "v":
+            denoised = x / (1 + sigma**2) - sigma / (1 + sigma**2) ** 0.5 * mean
+        else:
+            denoised = x - sigma * mean if self.prediction == "epsilon" else mean
         fraction = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None
         return denoised, fraction
+
+    def training_error(self, x0: Tensor, noise: Tensor, sigma: np.ndarray) -> Tensor:
+        """The network's output on x0 + sigma * noise minus what it should be, (B, C, H, W): its square is the loss.
+
+        Args:
+            x0: clean images, (B, C, H, W).
+            noise: standard normal, (B, C, H, W).
+            sigma: noise levels, (B,).
+
+        Raises:
+            UserError: if the network's output has not the image's channels (a learned variance is not trained).
+        """
+        timesteps = torch.from_numpy(self.noise_schedule.timestep(sigma).astype(np.float32)).to(x0.device)
+        levels = torch.from_numpy(sigma).to(x0).view(-1, *[1] * (x0.ndim - 1))
+        scale = (1 + levels**2) ** 0.5
+        output = self.network((x0 + levels * noise) / scale, timesteps)
+        if output.shape != x0.shape:
+            raise UserError(
+                f"training: the network's output is {tuple(output.shape[1:])} for images {tuple(x0.shape[1:])}; "
+                "set learn_sigma to false"
+            )
+        targets = {"epsilon": noise, "x0": x0, "v": (noise - levels * x0) / scale}
+        return output - targets[self.prediction]

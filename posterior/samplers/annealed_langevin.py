@@ -38,7 +38,10 @@ class AnnealedLangevin(Sampler):
         warm_start: gives x_hat, the rough estimate; None: Algorithm 1.
         anchor_sigma: > 0, noise level to which x_hat is re-noised (published: t = 100, sigma = 0.34).
         anchor_term: add (x0 - X) / anchor_sigma^2 to the drift.
-        score_sigma: smoothing level >= 0 at which the score is read; None: the prior's sigma_min (published).
+        score_sigma: smoothing level >= 0 at which the score is read; None: the prior's sigma_min (published). The chain
+            then targets the posterior under the smoothed prior p * N(0, score_sigma^2 I).
+        ending: reverse diffusion from score_sigma down to 0 that ends the chain; None: the chain's last state is the
+            sample (published). With the schedule ``ListedSigmas([0.0])`` it is one denoising step.
         clip: clip the samples to [-1, 1] at the end (published: yes; it biases priors that leave the range).
 
     Raises:
@@ -54,6 +57,7 @@ class AnnealedLangevin(Sampler):
     anchor_sigma: float | None = None
     anchor_term: bool = True
     score_sigma: float | None = None
+    ending: ReverseDiffusion | None = None
     clip: bool = False
 
     def __post_init__(self) -> None:
@@ -129,6 +133,8 @@ class AnnealedLangevin(Sampler):
                 done += 1
                 observe("annealed Langevin", done, total, x)
         check_finite(x, rng, f"annealed Langevin (step_size {h:g})")
+        if self.ending is not None:
+            x = self.ending.from_level(prior, x, score_sigma, rng, observe)
         return x.clamp(-1, 1) if self.clip else x
 
 

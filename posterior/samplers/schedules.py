@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from posterior.errors import UserError
 from posterior.measurement import Measurement
@@ -44,6 +46,27 @@ class RespacedSigmas(SigmaSchedule):
     def sigmas(self) -> list[float]:
         timesteps = respaced_timesteps(self.noise_schedule.num_steps, str(self.respacing))
         return [*(float(self.noise_schedule.sigmas[t]) for t in reversed(timesteps)), 0.0]
+
+
+@dataclass(frozen=True)
+class ListedSigmas(SigmaSchedule):
+    """Levels one by one. ``[0.0]``, below any level, is a single denoising step.
+
+    Args:
+        levels: strictly falling, the last one 0.
+
+    Raises:
+        UserError: if they do not fall, or not to 0.
+    """
+
+    levels: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not self.levels or self.levels[-1] != 0 or any(a <= b for a, b in pairwise(self.levels)):
+            raise UserError(f"ListedSigmas: levels must fall strictly and end in 0, got {list(self.levels)}")
+
+    def sigmas(self) -> list[float]:
+        return list(self.levels)
 
 
 @dataclass(frozen=True)

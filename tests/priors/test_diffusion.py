@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+from benchmarks.recipe import fill_by_recipe
 from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import Dense
@@ -12,8 +14,9 @@ from posterior.samplers import AnnealedLangevin, PublishedAnnealing, RespacedSig
 
 def small_unet(**changes):
     settings = {"image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "attention_resolutions": (8,)}
-    torch.manual_seed(0)
-    return UNet(**settings | changes)
+    network = UNet(**settings | changes)
+    fill_by_recipe(network)
+    return network
 
 
 class Linear(nn.Module):
@@ -25,12 +28,14 @@ class Linear(nn.Module):
 
     def forward(self, z, t):
         abar = self.abar[t.round().long()].view(-1, 1, 1, 1)
+        if self.prediction == "v":  # D = sqrt(abar) z - sqrt(1 - abar) v: nothing is left to predict
+            return torch.zeros_like(z)
         return abar.sqrt() * z if self.prediction == "x0" else (1 - abar).sqrt() * z
 
 
 @pytest.mark.parametrize("schedule", [LinearBetas(), CosineBetas()])
-@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
-def test_both_predictions_give_the_optimal_denoiser(schedule, prediction):
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_all_predictions_give_the_optimal_denoiser(schedule, prediction):
     prior = DiffusionPrior(Linear(schedule, prediction), schedule, prediction)
     x = torch.randn(2, 3, 4, 4)
     for t in (0, 100, 600):
@@ -142,3 +147,40 @@ def test_bad_checkpoint_files_are_named(tmp_path):
     for name in ["missing.pt", "noise.pt", "noise.safetensors", "pickle.pt", "list.pt"]:
         with pytest.raises(UserError, match=name):
             DiffusionPrior(small_unet(), checkpoint=tmp_path / name)
+
+
+class Fixed(nn.Module):
+    """A network with a given output, which notes its input."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, z, t):
+        self.z, self.t = z, t
+        return self.output
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_a_network_without_training_error_denoises_perfectly(prediction):
+    """What training asks of the output is what denoising reads off it."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(4, 3, 8, 8, generator=generator) for _ in range(2))
+    sigma = np.array([0.02, 0.3, 2.0, 50.0])
+    network = Fixed(torch.zeros_like(x0))
+    prior = DiffusionPrior(network, LinearBetas(), prediction)
+    network.output = -prior.training_error(x0, noise, sigma)  # the target
+    assert prior.training_error(x0, noise, sigma).abs().max() == 0
+    levels = torch.from_numpy(sigma).float()
+    trained_z, trained_t = network.z, network.t
+    x = x0 + levels.view(-1, 1, 1, 1) * noise
+    torch.testing.assert_close(prior.denoise(x, levels), x0, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network.z, trained_z)
+    torch.testing.assert_close(network.t, trained_t, rtol=1e-4, atol=1e-2)
+
+
+def test_a_learned_variance_is_not_trained():
+    prior = DiffusionPrior(small_unet(learn_sigma=True))
+    x = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(UserError, match="set learn_sigma to false"):
+        prior.training_error(x, x, np.array([1.0]))

@@ -69,3 +69,26 @@ def test_sizes_that_do_not_fit_are_said():
         UNet(image_size=32, num_channels=32, channel_mult=(1,), num_heads=33)
     with pytest.raises(UserError, match="96 channels cannot be split into attention heads of 64"):
         UNet(image_size=32, num_channels=96, channel_mult=(1,), num_head_channels=64)
+
+
+def test_patches_fold_pixels_into_channels():
+    """A patch size of 2 is the network of half the size, between the two shuffles."""
+    settings = {"num_channels": 32, "channel_mult": (1, 1), "attention_resolutions": (4,), "learn_sigma": False}
+    patched = UNet(image_size=16, patch_size=2, **settings)
+    plain = UNet(image_size=8, in_channels=12, **settings)
+    assert [tuple(p.shape) for p in patched.parameters()] == [tuple(p.shape) for p in plain.parameters()]
+    fill_by_recipe(patched)
+    plain.load_state_dict(patched.state_dict())
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3.0, 700.0])
+    folded = torch.stack([x[:, :, i::2, j::2] for i in range(2) for j in range(2)], dim=2).flatten(1, 2)
+    y = plain(folded, t).unflatten(1, (3, 4))
+    for number, (i, j) in enumerate((i, j) for i in range(2) for j in range(2)):
+        torch.testing.assert_close(patched(x, t)[:, :, i::2, j::2], y[:, :, number])
+    assert patched.size_multiple == 4
+    with pytest.raises(UserError, match="patch_size must be >= 1"):
+        UNet(image_size=16, patch_size=0, **settings)
+
+
+def test_an_untrained_network_predicts_zero():
+    network = UNet(image_size=16, num_channels=32, channel_mult=(1, 1), attention_resolutions=(8,))
+    assert network(torch.randn(1, 3, 16, 16), torch.zeros(1)).abs().max() == 0

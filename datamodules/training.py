@@ -1,0 +1,256 @@
+"""Images to learn a prior from: no measurements, no operators."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from datamodules.toon import render_toon_face, require_renderer
+from posterior.errors import UserError
+from posterior.images import list_images, load_image, to_pixels
+
+CHUNK = 500
+"""Faces per file of the cache."""
+
+
+class ImageSet(Dataset[tuple[Tensor, int]], ABC):
+    """Images of one size: item i is ((C, H, W) float32 in [-1, 1], i)."""
+
+    def prepare(self) -> None:
+        """What one process of a machine does for all, such as rendering."""
+
+    def load(self) -> None:
+        """What every process does before it reads items.
+
+        Raises:
+            UserError: naming what is missing.
+        """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def image(self, index: int) -> Tensor:
+        """Image number ``index``, (C, H, W) in [-1, 1].
+
+        Raises:
+            UserError: naming the file, if it cannot be used.
+        """
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.image(index), index
+
+
+class ToonFaceImages(ImageSet):
+    """Toon faces number ``start`` to ``start + count - 1``, rendered once and kept as 8-bit pixels.
+
+    Args:
+        size: side in pixels, >= 8.
+        start: first face, >= 0.
+        count: number of faces, >= 1.
+        cache: folder for the rendered faces (size * size * 3 bytes each); what is there is not rendered again.
+
+    Raises:
+        UserError: if a number is out of range; when preparing, if the extra ``faces`` is not installed.
+    """
+
+    def __init__(self, size: int = 32, start: int = 0, count: int = 1000, cache: Path = Path("cache/toon")) -> None:
+        if size < 8 or start < 0 or count < 1:
+            raise UserError(f"ToonFaceImages: needs size >= 8, start >= 0, count >= 1, got {size}, {start}, {count}")
+        self.size, self.start, self.count, self.cache = size, start, count, Path(cache)
+        self.pixels = np.empty((0, 3, size, size), dtype=np.uint8)
+
+    def files(self) -> dict[int, Path]:
+        """First face -> file, of every chunk that is needed."""
+        first = self.start // CHUNK * CHUNK
+        return {
+            face: self.cache / f"{self.size}px_{face:07d}.npy" for face in range(first, self.start + self.count, CHUNK)
+        }
+
+    def prepare(self) -> None:
+        missing = {face: path for face, path in self.files().items() if not path.exists()}
+        if not missing:
+            return
+        require_renderer()
+        self.cache.mkdir(parents=True, exist_ok=True)
+        workers = min(len(missing), os.cpu_count() or 1)
+        print(f"rendering {len(missing) * CHUNK} toon faces into {self.cache}", file=sys.stderr, flush=True)
+        try:
+            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+                jobs = [pool.submit(_render_chunk, face, self.size, path) for face, path in missing.items()]
+                for job in track(as_completed(jobs), "rendering", len(jobs), console=Console(stderr=True)):
+                    job.result()
+        except BrokenProcessPool as error:
+            raise UserError("a process that renders toon faces was killed: start again, it goes on") from error
+
+    def load(self) -> None:
+        try:
+            chunks = [np.load(path, mmap_mode="r") for path in self.files().values()]
+        except (OSError, ValueError) as error:
+            raise UserError(f"toon faces in {self.cache} cannot be read ({error}): delete the file") from error
+        offset = self.start % CHUNK
+        self.pixels = np.concatenate(chunks)[offset : offset + self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> Tensor:
+        return torch.from_numpy(self.pixels[index]).float() / 127.5 - 1
+
+
+def _render_chunk(first: int, size: int, path: Path) -> None:
+    torch.set_num_threads(1)
+    faces = [to_pixels(render_toon_face(index, size)[0]) for index in range(first, first + CHUNK)]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, np.stack(faces).transpose(0, 3, 1, 2))
+    partial.replace(path)
+
+
+class FolderImages(ImageSet):
+    """PNG and JPEG files of a folder and its subfolders, in the order of their ids, decoded when they are asked for.
+
+    Args:
+        root: the folder.
+        crop: side in pixels of the central square to cut out, or None.
+        size: side in pixels to resize square images to, after the crop, or None.
+        start: first image: give training and validation other stretches of the same folder.
+        count: number of images, or None for all from ``start`` on.
+
+    Raises:
+        UserError: if a number is out of range; when loading, if the folder is missing or holds too few images.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        crop: int | None = None,
+        size: int | None = None,
+        start: int = 0,
+        count: int | None = None,
+    ) -> None:
+        if start < 0 or (count is not None and count < 1):
+            raise UserError(f"FolderImages: needs start >= 0 and count >= 1, got {start} and {count}")
+        self.root, self.crop, self.size, self.start, self.count = Path(root), crop, size, start, count
+        self.paths: list[Path] = []
+
+    def load(self) -> None:
+        found = list(list_images(self.root).values())
+        self.paths = found[self.start :][: self.count]
+        if not self.paths or (self.count is not None and len(self.paths) < self.count):
+            wanted = "one" if self.count is None else self.count
+            raise UserError(
+                f"image folder {self.root} holds {len(found)} images, too few for {wanted} from {self.start}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Tensor:
+        return load_image(self.paths[index], self.crop, self.size)
+
+
+class Shuffled(DistributedSampler[int]):
+    """This rank's share of a fresh permutation an epoch, which (seed, epoch) decides; Lightning sets the epoch."""
+
+    def __init__(self, images: ImageSet, rank: int, world_size: int, seed: int) -> None:
+        super().__init__(images, num_replicas=world_size, rank=rank, shuffle=True, seed=seed, drop_last=True)
+
+
+class Strided(DistributedSampler[int]):
+    """This rank's share of all images in order, none repeated."""
+
+    def __init__(self, images: ImageSet, rank: int, world_size: int) -> None:
+        self.indices = range(rank, len(images), world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing is shuffled."""
+
+
+class TrainingImages(pl.LightningDataModule):
+    """Batches to learn a prior from.
+
+    Args:
+        training: images to learn from.
+        validation: images never learned from, on which the loss is watched.
+        batch_size: images per step and device, >= 1.
+        num_workers: processes that decode images.
+        seed: of the order of images.
+
+    Raises:
+        UserError: if a number is out of range, or there are fewer images than one step takes.
+    """
+
+    def __init__(
+        self,
+        training: ImageSet,
+        validation: ImageSet,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise UserError("data: needs batch_size >= 1 and num_workers >= 0")
+        self.training, self.validation = training, validation
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """This rank and their number."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def prepare_data(self) -> None:
+        self.training.prepare()
+        self.validation.prepare()
+
+    def setup(self, stage: str) -> None:
+        self.training.load()
+        self.validation.load()
+        step = self.batch_size * self.ranks[1]
+        if len(self.training) < step or len(self.validation) < self.ranks[1]:
+            raise UserError(
+                f"{len(self.training)} training and {len(self.validation)} validation images are too few "
+                f"for steps of {step} images"
+            )
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """Full batches of this rank's share, in a new order every epoch."""
+        return self._loader(self.training, Shuffled(self.training, *self.ranks, self.seed), drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """This rank's share of the validation images, in order."""
+        return self._loader(self.validation, Strided(self.validation, *self.ranks), drop_last=False)
+
+    def _loader(
+        self, images: ImageSet, sampler: DistributedSampler[int], drop_last: bool
+    ) -> DataLoader[tuple[Tensor, int]]:
+        return DataLoader(
+            images,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,152 @@
+"""What a training run leaves on disk, and its resumption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import safetensors.torch
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import posterior
+from posterior.callbacks.pictures import save_png
+from posterior.callbacks.results import write_whole
+from posterior.errors import UserError
+from posterior.images import to_pixels
+from posterior.priors import DiffusionPrior
+from posterior.random import Streams
+from posterior.samplers import DDIM, RespacedSigmas, ReverseDiffusion
+from posterior.samplers.reverse_diffusion import initial_noise
+from posterior.training import DenoisingTraining
+
+
+def sheet(images: Tensor, columns: int = 8, enlarge: int = 2, gap: int = 2) -> np.ndarray:
+    """Images (N, C, H, W) in [-1, 1] side by side, as (H', W', 3) uint8."""
+    rows = -(-len(images) // columns)
+    height, width = (enlarge * side + gap for side in images.shape[-2:])
+    out = np.full((rows * height + gap, columns * width + gap, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        pixels = to_pixels(image).repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+        top, left = number // columns * height + gap, number % columns * width + gap
+        out[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return out
+
+
+def export(prior: DiffusionPrior, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+    """Write the network's weights as safetensors; the file appears whole or not at all."""
+    state = {name: value.detach().cpu().to(dtype).contiguous() for name, value in prior.network.state_dict().items()}
+    write_whole(path, safetensors.torch.save(state, metadata))
+
+
+class TrainingWriter(pl.Callback):
+    """Writes a training run's folder at every validation, and prints a line.
+
+    ``last.ckpt`` (to go on from), ``prior.safetensors`` (the averaged weights, with the step in its metadata),
+    ``losses.csv``, ``losses.png``, ``sheets/`` (samples of the averaged prior from the same noise every time).
+
+    Args:
+        dir: the run's folder; the same command on the same folder goes on.
+        weights: how the exported weights are stored.
+        sheet_images: samples on a sheet, 0 for no sheet.
+        sheet_steps: DDIM steps of a sample, a number that divides the noise schedule evenly.
+
+    Raises:
+        UserError: if sheet_images < 0; when the run starts, if the schedule has no such respacing.
+    """
+
+    CHECKPOINT = "last.ckpt"
+
+    def __init__(
+        self,
+        dir: Path,
+        weights: Literal["float32", "float16"] = "float32",
+        sheet_images: int = 32,
+        sheet_steps: int = 20,
+    ) -> None:
+        if sheet_images < 0:
+            raise UserError(f"output: sheet_images must be >= 0, got {sheet_images}")
+        self.dir = Path(dir)
+        self.weights = weights
+        self.sheet_images, self.sheet_steps = sheet_images, sheet_steps
+        self.started = self.trained = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, DenoisingTraining)
+        self.reverse(pl_module.prior)  # a bad respacing is found now, not at the first validation
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"trained": self.trained + time.monotonic() - self.started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.trained = state_dict["trained"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DenoisingTraining)
+        if trainer.sanity_checking:
+            return
+        partial = self.dir / f".{self.CHECKPOINT}.partial"
+        trainer.save_checkpoint(partial)  # every rank takes part
+        if not trainer.is_global_zero:
+            return
+        partial.replace(self.dir / self.CHECKPOINT)
+        step = trainer.global_step
+        row = {
+            "step": step,
+            "images": step * trainer.world_size * trainer.datamodule.batch_size,  # type: ignore[attr-defined]
+            "hours": round(self.state_dict()["trained"] / 3600, 4),
+            "rate": trainer.optimizers[0].param_groups[0]["lr"],
+            **{name: float(value) for name, value in trainer.callback_metrics.items()},
+        }
+        self._record(row)
+        metadata = {"config": json.dumps(row), "version": posterior.__version__}
+        export(pl_module.average, self.dir / "prior.safetensors", getattr(torch, self.weights), metadata)
+        if self.sheet_images:
+            image_shape = trainer.datamodule.training[0][0].shape  # type: ignore[attr-defined]
+            samples = self.sample(pl_module.average, image_shape, pl_module.device)
+            save_png(sheet(samples), self.dir / "sheets" / f"step_{step:07d}.png")
+
+    def sample(self, prior: DiffusionPrior, image_shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Unconditional samples, (sheet_images, C, H, W)."""
+        reverse = self.reverse(prior)
+        rng = Streams(0, [f"sheet {number}" for number in range(self.sheet_images)], device=device)
+        sigmas = reverse.schedule.sigmas()
+        return reverse.descend(prior, initial_noise(image_shape, sigmas[0], rng), sigmas, rng)
+
+    def reverse(self, prior: DiffusionPrior) -> ReverseDiffusion:
+        """How a sheet is sampled."""
+        return ReverseDiffusion(RespacedSigmas(f"ddim{self.sheet_steps}", prior.noise_schedule), DDIM())
+
+    def _record(self, row: dict[str, float]) -> None:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("step", "rate"))
+        print(f"step {row['step']}: {told}", file=sys.stderr, flush=True)
+        path = self.dir / "losses.csv"
+        rows = [row]
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                found = [{name: float(value) for name, value in old.items()} for old in csv.DictReader(file)]
+            rows = [old for old in found if old["step"] < row["step"]] + rows
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+            writer.writerows(rows)
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        losses, errors = figure.subplots(1, 2)
+        for name in list(row)[4:]:
+            axes = errors if name.startswith("rmse") else losses
+            label = name.replace("rmse_", "sigma = ").replace("_", "." if axes is errors else " ")
+            axes.plot([r["images"] for r in rows], [r[name] for r in rows], ".-", label=label)
+        for axes, title in [(losses, "loss"), (errors, "validation error (RMSE) of x0")]:
+            axes.set(xlabel="images seen", title=title, yscale="log")
+            axes.legend(fontsize="small")
+        figure.savefig(self.dir / "losses.png", dpi=100)
