@@ -10,9 +10,11 @@ TASKS := random_inpainting super_resolution gaussian_deblurring
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[faces,test]'
 	touch $@
 
+DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin)
+
 demo: .venv/installed
-	for task in $(TASKS); do $(BIN)/python lightning_cli.py predict --config configs/demo/$$task.yaml || exit $$?; done
-	@echo; for task in $(TASKS); do echo "picture: results/demo_$$task/grid.png"; done
+	for demo in $(DEMOS); do $(BIN)/python lightning_cli.py predict --config configs/demo/$$demo.yaml || exit $$?; done
+	$(BIN)/python -m benchmarks compare --runs '[$(foreach demo,$(DEMOS),results/demo_$(demo),)]'
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from benchmarks.compare import compare
 from benchmarks.fit_gaussian import fit_gaussian_toon
 from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
@@ -16,6 +17,7 @@ from benchmarks.step_size import step_size
 from posterior.errors import UserError
 
 COMMANDS: dict[str, Any] = {
+    "compare": compare,
     "fit-gaussian-toon": fit_gaussian_toon,
     "gaussian-field": gaussian_field,
     "held-out-toon": held_out_toon,

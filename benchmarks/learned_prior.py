@@ -29,13 +29,14 @@ def learned_prior(
     training_count: int = 40000,
     fresh_start: int = 1000,
     num_samples: int = 2048,
+    sheet_images: int = 64,
     sigmas: Sequence[float] = (0.05, 0.1, 0.3, 1.0, 3.0, 30.0),
     cache: Path = Path("cache/toon"),
     seed: int = 0,
 ) -> None:
     """Judge a prior of toon faces; writes samples.png, nearest.png and report.txt, and prints the report.
 
-    - samples.png: 64 held-out faces | 64 samples by DDIM in 50 steps | 64 by the ancestral sampler in 250.
+    - samples.png: held-out faces | samples by DDIM in 50 steps | by the ancestral sampler in 250.
     - Frechet and kernel distance of ``num_samples`` samples (DDIM 50) to as many real faces that the prior has not
       seen, beside those of another such set of real faces (the floor) and of a Gaussian field's samples.
     - RMSE of the denoised image by noise level, for held-out and as many training faces, with standard errors.
@@ -49,6 +50,7 @@ def learned_prior(
         training_start, training_count: the faces that the prior has learned from.
         fresh_start: first of 2 * num_samples faces that it has not learned from.
         num_samples: size of the compared sets.
+        sheet_images: pictures of each kind in samples.png.
         sigmas: noise levels.
         cache: folder of rendered faces.
         seed: of noise and samples.
@@ -68,11 +70,15 @@ def learned_prior(
     denoising(prior, faces, training[: len(faces)], sigmas, seed, say)
 
     shape = tuple(faces.shape[1:])
-    ancestral = draw(prior, ReverseDiffusion(RespacedSigmas(250), Ancestral(), clip_denoised=True), 64, shape, seed)
+    ancestral = draw(
+        prior, ReverseDiffusion(RespacedSigmas(250), Ancestral(), clip_denoised=True), sheet_images, shape, seed
+    )
     samples = draw(prior, ReverseDiffusion(RespacedSigmas("ddim50"), DDIM()), num_samples, shape, seed)
-    gap = np.full((sheet(faces[:64]).shape[0], 16, 3), 255, dtype=np.uint8)
+    gap = np.full((sheet(faces[:sheet_images]).shape[0], 16, 3), 255, dtype=np.uint8)
     save_png(
-        np.concatenate([sheet(faces[:64]), gap, sheet(samples[:64]), gap, sheet(ancestral)], axis=1),
+        np.concatenate(
+            [sheet(faces[:sheet_images]), gap, sheet(samples[:sheet_images]), gap, sheet(ancestral)], axis=1
+        ),
         output / "samples.png",
     )
     copying(samples, faces, training, output / "nearest.png", say)

@@ -91,7 +91,7 @@ class ToonFaceImages(ImageSet):
         print(f"rendering {len(missing) * CHUNK} toon faces into {self.cache}", file=sys.stderr, flush=True)
         try:
             with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-                jobs = [pool.submit(_render_chunk, face, self.size, path) for face, path in missing.items()]
+                jobs = [pool.submit(_render_chunk, face, CHUNK, self.size, path) for face, path in missing.items()]
                 for job in track(as_completed(jobs), "rendering", len(jobs), console=Console(stderr=True)):
                     job.result()
         except BrokenProcessPool as error:
@@ -112,9 +112,9 @@ class ToonFaceImages(ImageSet):
         return torch.from_numpy(self.pixels[index]).float() / 127.5 - 1
 
 
-def _render_chunk(first: int, size: int, path: Path) -> None:
+def _render_chunk(first: int, count: int, size: int, path: Path) -> None:
     torch.set_num_threads(1)
-    faces = [to_pixels(render_toon_face(index, size)[0]) for index in range(first, first + CHUNK)]
+    faces = [to_pixels(render_toon_face(index, size)[0]) for index in range(first, first + count)]
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         np.save(file, np.stack(faces).transpose(0, 3, 1, 2))

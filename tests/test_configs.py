@@ -18,7 +18,10 @@ from posterior.samplers import Sampler
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
-EXPERIMENTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in FRAGMENTS)
+TRAINING = sorted((CONFIGS / "train").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in FRAGMENTS and path not in TRAINING
+)
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 
@@ -30,8 +33,14 @@ SMALL_NETWORK = [  # the paper's network in a small form, as its checkpoint is a
     *("--model.prior.init_args.network.init_args.num_channels", "32"),
     *("--model.prior.init_args.network.init_args.num_head_channels", "32"),
 ]
-SMOKE = {  # by folder: a few steps
-    "demo": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.{RESPACING}", "5"],
+SMOKE = {  # by folder, or folder and sampler: a few steps
+    "toon64_gaussian": [*FEW_LEVELS, f"{SAMPLER}.reverse.init_args.{RESPACING}", "5"],
+    "demo_dps": [f"{SAMPLER}.{RESPACING}", "5"],
+    "demo_langevin": [
+        *FEW_LEVELS,
+        *(f"{SAMPLER}.warm_start.init_args.{RESPACING}", "3"),
+        *(f"{SAMPLER}.reverse.init_args.{RESPACING}", "10"),
+    ],
     "paper": [
         *FEW_LEVELS,
         *(f"{SAMPLER}.warm_start.init_args.{RESPACING}", "3"),
@@ -49,7 +58,7 @@ def name(path: Path) -> str:
     return path.relative_to(CONFIGS).with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("path", [p for p in sorted(CONFIGS.rglob("*.yaml")) if p not in EXPERIMENTS], ids=name)
+@pytest.mark.parametrize("path", [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name in FRAGMENTS], ids=name)
 def test_fragments_parse(path):
     parser = ArgumentParser()
     parser.add_argument("--part", type=FRAGMENTS[path.parent.name], enable_path=True)
@@ -58,13 +67,16 @@ def test_fragments_parse(path):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
-def test_experiments_run_on_a_tiny_subset(path, tmp_path):
+def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)  # shipped files are named from there
     data = yaml.safe_load(path.read_text())["data"]
-    arguments = ["predict", "--config", str(path), "--output.dir", str(tmp_path / "run"), *SMOKE[path.parent.name]]
+    folder = path.parent.name
+    smoke = SMOKE.get(folder) or SMOKE[f"{folder}_{path.stem.rpartition('_')[2]}"]
+    arguments = ["predict", "--config", str(path), "--output.dir", str(tmp_path / "run"), *smoke]
     arguments += ["--data.init_args.limit", "1", "--trainer.accelerator", "cpu"]
     if data["class_path"] == "datamodules.ToonFaces":
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
-    else:
+    elif data["class_path"] != "datamodules.ImageArray":
         folder = tmp_path / "data"
         folder.mkdir()
         np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3, 64, 64)))
@@ -78,11 +90,34 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path):
     assert (tmp_path / "run" / "grid.png").stat().st_size > 1000
 
 
-def test_fragments_replace_parts_of_an_experiment_on_the_command_line(tmp_path):
+@pytest.mark.parametrize("path", TRAINING, ids=name)
+def test_training_runs_on_a_tiny_subset(path, tmp_path):
     pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
     main(
         [
-            *("predict", "--config", str(CONFIGS / "demo" / "super_resolution.yaml")),
+            *("fit", "--config", str(path), "--output.dir", str(tmp_path / "run"), "--trainer.devices", "1"),
+            *("--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--data.batch_size", "4"),
+            *("--output.sheet_images", "2", "--output.sheet_steps", "2"),
+            *("--data.training.init_args.count", "4", "--data.validation.init_args.count", "4"),
+            *("--data.training.init_args.cache", str(tmp_path), "--data.validation.init_args.cache", str(tmp_path)),
+        ]
+    )
+    assert (tmp_path / "run" / "prior.safetensors").stat().st_size < 15_000_000
+
+
+def test_the_shipped_prior_is_the_trained_one():
+    """Same network, schedule and prediction in the training's config and in the fragment that loads the weights."""
+    shipped = yaml.safe_load((CONFIGS / "prior" / "toon_faces32.yaml").read_text())
+    trained = yaml.safe_load((CONFIGS / "train" / "toon_faces32.yaml").read_text())["model"]["prior"]
+    del shipped["init_args"]["checkpoint"]
+    assert shipped == trained
+
+
+def test_fragments_replace_parts_of_an_experiment_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    main(
+        [
+            *("predict", "--config", str(CONFIGS / "demo" / "super_resolution_langevin.yaml")),
             *("--model.sampler", str(CONFIGS / "sampler" / "dps.yaml")),
             *(f"{SAMPLER}.schedule.init_args.respacing", "3"),
             *("--data.init_args.operator", str(CONFIGS / "operator" / "random_inpainting.yaml")),

@@ -15,14 +15,15 @@ def format_table(summary: Summary, num_samples: int) -> str:
     images = max(int(value["count"] or 0) for value in summary["sample"].values())
     rows = [["", *(HEADINGS.get(name, name) for name in names)]]
     for key, label in [("sample", "sample"), ("mean", f"mean of {num_samples}")][: 2 if num_samples > 1 else 1]:
-        rows.append([label, *(_cell(summary[key].get(name), images) for name in names)])
+        rows.append([label, *(cell(summary[key].get(name), images) for name in names)])
     used = [column for column in range(len(rows[0])) if column == 0 or any(row[column] != "-" for row in rows[1:])]
     named = set(used) | {column for column, name in enumerate(names, start=1) if name.startswith("lpips")}
     widths = {column: max(len(row[column]) for row in rows) for column in named}
     return "\n".join("  ".join(row[column].rjust(widths[column]) for column in sorted(named)) for row in rows)
 
 
-def _cell(value: dict[str, float | int | None] | None, images: int) -> str:
+def cell(value: dict[str, float | int | None] | None, images: int) -> str:
+    """Mean +- standard error, a dash where unknown, with the count where it is not ``images``."""
     if value is None or value["mean"] is None:
         return "-"
     mean = value["mean"]

@@ -24,7 +24,7 @@ def test_toon_faces_are_rendered_once_and_cached(tmp_path, monkeypatch):
     pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
     monkeypatch.setattr(training, "CHUNK", 2)
     for first in (2, 4):
-        training._render_chunk(first, 16, tmp_path / f"16px_{first:07d}.npy")
+        training._render_chunk(first, 2, 16, tmp_path / f"16px_{first:07d}.npy")
     monkeypatch.setattr(training, "ProcessPoolExecutor", None)  # nothing is left to render
     images = ToonFaceImages(16, start=3, count=3, cache=tmp_path)
     images.prepare()

@@ -1,0 +1,128 @@
+"""The benchmarks of the learned prior, on a handful of faces."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+
+from benchmarks import learned_prior as judging
+from benchmarks.compare import compare
+from benchmarks.learned_prior import learned_prior
+from benchmarks.step_size import Outcome, step_size
+from datamodules import training
+from posterior import UserError
+from posterior.metrics.features import kernel_distance
+from posterior.priors import DiffusionPrior, UNet
+
+pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
+
+
+@pytest.fixture
+def prior():
+    network = UNet(32, 32, 1, [1], False, [], patch_size=4)
+    return DiffusionPrior(network, prediction="v")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHUNK", 4)
+    return tmp_path / "cache"
+
+
+@pytest.mark.usefixtures("lpips_weights")
+def test_a_prior_is_judged(prior, cache, tmp_path, root, capsys):
+    learned_prior(
+        prior,
+        tmp_path / "out",
+        held_out=root / "datamodules" / "toon_faces32.npz",
+        training_start=300,
+        training_count=260,
+        fresh_start=1000,
+        num_samples=8,
+        sheet_images=2,
+        sigmas=(0.1, 3.0),
+        cache=cache,
+    )
+    report = capsys.readouterr().out
+    assert report.strip() == (tmp_path / "out" / "report.txt").read_text().strip()
+    # a network that predicts zero gives D = x / (1 + sigma^2): at sigma = 0.1 nearly all noise is left
+    held_out, trained = re.search(r"^0\.1 +(\S+) \+- \S+ +(\S+)", report, flags=re.MULTILINE).groups()
+    assert float(held_out) == pytest.approx(0.1, rel=0.03)
+    assert float(trained) == pytest.approx(0.1, rel=0.03)
+    assert "real faces (floor)" in report
+    for name in ("samples.png", "nearest.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+
+
+def test_copies_are_found(tmp_path):
+    faces = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    lines: list[str] = []
+    judging.copying(faces[:10], faces[30:], faces[:20], tmp_path / "nearest.png", lines.append)
+    assert "10 samples: rms 0.000" in lines[0]
+    assert "rms 0.000" not in lines[1]
+
+
+@pytest.mark.usefixtures("lpips_weights")
+def test_the_step_size_is_swept_and_resumed(prior, cache, tmp_path, root, capsys):
+    settings = {
+        "num_faces": 3,
+        "step_sizes": (1e-5, 1e-3),
+        "score_sigmas": (0.01, 0.1),
+        "num_levels": 3,
+        "dps_steps": 4,
+        "num_real": 8,
+        "held_out": root / "datamodules" / "toon_faces32.npz",
+        "cache": cache,
+    }
+    step_size(prior, tmp_path / "out", **settings)
+    with (tmp_path / "out" / "step_size.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # a task: DPS, the start, h = 1e-5 at 0.01 (1e-3 is not stable), and both h at 0.1, each also denoised
+    assert len(rows) == 3 * (2 + 1 + 4)
+    assert [row["l2_vs_dps"] for row in rows if row["method"] == "DPS"] == ["0.0000 +- 0.0000"] * 3
+    assert (tmp_path / "out" / "step_size.png").stat().st_size > 1000
+    assert "dps.npy" in capsys.readouterr().err
+    step_size(prior, tmp_path / "out", **settings)
+    assert ".npy" not in capsys.readouterr().err  # nothing was computed again
+    with pytest.raises(UserError, match="holds results of another prior or other settings"):
+        step_size(prior, tmp_path / "out", **settings | {"num_levels": 4})
+
+
+def test_paired_intervals_are_of_the_differences():
+    generator = torch.Generator().manual_seed(0)
+    base, features = torch.rand(50, generator=generator), torch.randn(50, 6, generator=generator).double()
+    real = torch.randn(30, 6, generator=generator).double()
+    one, two = Outcome({"l2": base}, features), Outcome({"l2": base + 0.5}, 1.2 * features)
+    assert two.paired(one, "l2") == pytest.approx((0.5, 0.0), abs=1e-6)
+    gap, half_width = two.paired_kernel(one, real)
+    assert gap == pytest.approx(kernel_distance(1.2 * features, real) - kernel_distance(features, real))
+    assert 0 < half_width < one.kernel(real)[1] + two.kernel(real)[1]
+    assert one.paired_kernel(one, real) == pytest.approx((0.0, 0.0), abs=1e-9)
+
+
+def test_the_jackknife_interval_is_that_of_repeated_experiments():
+    """Its mean half width agrees with the spread of the estimate over independent sets."""
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(200, 4, generator=generator).double() + 0.3
+    outcomes = [Outcome({}, torch.randn(40, 4, generator=generator).double()).kernel(real) for _ in range(300)]
+    values, half_widths = torch.tensor(outcomes).T
+    assert float(half_widths.mean()) == pytest.approx(1.96 * float(values.std()), rel=0.25)
+
+
+def test_runs_are_compared(tmp_path, capsys):
+    for name, mean in (("one", 1.25), ("two", 2.5)):
+        (tmp_path / name).mkdir()
+        values = {"l2": {"mean": mean, "sem": 0.1, "count": 4}, "psnr": {"mean": None, "sem": None, "count": 0}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"images": 4, "metrics": {"sample": values}}))
+    compare([tmp_path / "one", tmp_path / "two"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1:-1] for line in lines[2:]] == [
+        [" one ", " 4      ", " 1.25 +- 0.1 "],
+        [" two ", " 4      ", " 2.5 +- 0.1  "],
+    ]
+    with pytest.raises(UserError, match="holds no finished run"):
+        compare([tmp_path])
