@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from posterior.priors import DiffusionPrior
 
@@ -17,14 +18,37 @@ def fill_by_recipe(network: nn.Module) -> None:
     Tensor number i of the state dict is drawn from a generator seeded 1000 + i.
     """
     for i, (key, tensor) in enumerate(network.state_dict().items()):
-        z = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1000 + i))
-        if tensor.ndim >= 2:
-            z = z / math.sqrt(math.prod(tensor.shape[1:]))
-        elif key.endswith("weight"):
-            z = 1 + 0.1 * z
-        else:
-            z = 0.05 * z
-        tensor.copy_(z)
+        _fill(tensor, key, 1000 + i)
+
+
+def _fill(tensor: Tensor, key: str, seed: int) -> None:
+    z = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
+    if tensor.ndim >= 2:
+        z = z / math.sqrt(math.prod(tensor.shape[1:]))
+    elif key.endswith("weight"):
+        z = 1 + 0.1 * z
+    else:
+        z = 0.05 * z
+    tensor.copy_(z)
+
+
+def fill_kernel_wizard_by_recipe(network: nn.Module, keys: Sequence[str]) -> None:
+    """The recipe for the nonlinear blur, damped so that its output is not saturated.
+
+    Args:
+        network: a `posterior.operators.KernelWizard`.
+        keys: all keys of the published file in order, those too that the network leaves out.
+    """
+    state = network.state_dict()
+    for i, key in enumerate(keys):
+        if key in state:
+            _fill(state[key], key, 1000 + i)
+            if ".conv2.weight" in key:
+                state[key].mul_(0.25)
+            if key == "recon_trunk.28.weight":
+                state[key].mul_(0.2)
+            if key.startswith("adapter.") and key.endswith("weight"):
+                state[key].mul_(2)
 
 
 def recipe_weights(prior: DiffusionPrior, output: Path) -> None:

@@ -3,17 +3,27 @@
 from posterior.operators.base import LinearOperator, Operator, OperatorFamily
 from posterior.operators.dense import Dense
 from posterior.operators.inpainting import BoxInpainting, Inpainting, MaskInpainting, RandomInpainting
+from posterior.operators.motion_blur import KernelBlur, MotionBlur
+from posterior.operators.nonlinear_blur import EncodedBlur, KernelWizard, NonlinearBlur
+from posterior.operators.phase_retrieval import FourierAmplitude, PhaseRetrieval
 from posterior.operators.separable import GaussianBlur, Separable, SuperResolution
 
 __all__ = [
     "BoxInpainting",
     "Dense",
+    "EncodedBlur",
+    "FourierAmplitude",
     "GaussianBlur",
     "Inpainting",
+    "KernelBlur",
+    "KernelWizard",
     "LinearOperator",
     "MaskInpainting",
+    "MotionBlur",
+    "NonlinearBlur",
     "Operator",
     "OperatorFamily",
+    "PhaseRetrieval",
     "RandomInpainting",
     "Separable",
     "SuperResolution",

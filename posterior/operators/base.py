@@ -50,6 +50,10 @@ class Operator(ABC):
         """y as pictures (B, C, H, W) in [-1, 1] of the image's size, to look at."""
         return torch.nn.functional.interpolate(y, size=self.image_shape[-2:], mode="nearest").clamp(-1, 1)
 
+    def parameters_view(self) -> Tensor | None:
+        """What was drawn for each image, as pictures (B, 1 or 3, h, w) in [-1, 1] of any size; None: nothing to see."""
+        return None
+
     def _map(self, names: Sequence[str], function) -> Self:  # type: ignore[no-untyped-def]
         other = copy.copy(self)
         for name in names:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posterior.errors import UserError
 from posterior.operators.base import LinearOperator, OperatorFamily
+from posterior.operators.motion_blur import check_mirrors
 
 
 class Separable(LinearOperator):
@@ -137,10 +138,5 @@ class GaussianBlur(OperatorFamily):
         self.kernel_size, self.std = kernel_size, std
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Separable:
-        _, height, width = image_shape
-        if min(height, width) <= self.kernel_size // 2:
-            raise UserError(
-                f"GaussianBlur: a kernel of {self.kernel_size} needs images larger than {self.kernel_size // 2} "
-                f"pixels to be mirrored, got {height}x{width}"
-            )
+        check_mirrors("GaussianBlur", image_shape, self.kernel_size)
         return _separable(lambda size: gaussian_blur_matrix(size, self.kernel_size, self.std), image_shape)

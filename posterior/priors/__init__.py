@@ -1,7 +1,7 @@
 """Priors p(x), as denoisers in sigma units."""
 
 from posterior.priors.base import ClosedFormPrior, Cost, Prior
-from posterior.priors.diffusion import DiffusionPrior, load_checkpoint
+from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.gaussian import GaussianFieldPrior
 from posterior.priors.mixture import GaussianMixturePrior
 from posterior.priors.noise_schedule import CosineBetas, LinearBetas, NoiseSchedule, respaced_timesteps
@@ -18,6 +18,5 @@ __all__ = [
     "NoiseSchedule",
     "Prior",
     "UNet",
-    "load_checkpoint",
     "respaced_timesteps",
 ]

@@ -10,6 +10,8 @@ from posterior.operators import (
     GaussianBlur,
     Inpainting,
     MaskInpainting,
+    MotionBlur,
+    PhaseRetrieval,
     RandomInpainting,
     SuperResolution,
 )
@@ -29,6 +31,7 @@ OPERATORS = {
     "average SR": lambda: SuperResolution(4, "average").realise(SHAPE),
     "blur": lambda: GaussianBlur(17, 3.0).realise(SHAPE),
     "odd blur": lambda: GaussianBlur(9, 1.5).realise((3, 11, 13)),
+    "motion blur": lambda: MotionBlur(9, 0.5).realise((3, 24, 17), streams(2)),
     "dense": lambda: Dense(torch.randn(7, 3 * 5 * 4, generator=torch.Generator().manual_seed(0)), (3, 5, 4)),
 }
 
@@ -144,6 +147,10 @@ def test_a_mask_can_come_from_a_file(tmp_path):
         (lambda: GaussianBlur(4), "odd kernel_size"),
         (lambda: GaussianBlur(9, -1.0), "std > 0"),
         (lambda: GaussianBlur(61).realise((3, 24, 24)), "needs images larger than 30"),
+        (lambda: MotionBlur(8), "odd kernel_size"),
+        (lambda: MotionBlur(9, 1.5), r"intensity in \[0, 1\]"),
+        (lambda: MotionBlur(61).realise((3, 24, 40), streams(1)), "needs images larger than 30 pixels"),
+        (lambda: PhaseRetrieval(-1.0), "oversample must be >= 0"),
         (lambda: RandomInpainting(0.7, 0.3), "low <= high"),
         (lambda: BoxInpainting(0), "box > 0"),
         (lambda: BoxInpainting(20, 4).realise((3, 24, 24), streams(1)), "does not fit into a 24x24 image"),
