@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from posterior.errors import UserError
-from posterior.noise import Likelihood
+from posterior.noise import GaussianNoise, Likelihood
 from posterior.operators.base import LinearOperator, Operator
 
 
@@ -50,9 +50,9 @@ class Measurement:
         return self.likelihood.distance(self.y, self.operator.forward(x))
 
     def relative_residual(self, x: Tensor) -> Tensor:
-        """||y - A x|| / (sigma_y sqrt(m)) with m the measured entries, (B,): about 1 for the truth."""
-        misfit = torch.linalg.vector_norm((self.y - self.operator.forward(x)).flatten(1), dim=1)
-        return misfit / (self.likelihood.sigma_y * self.operator.num_measured().to(misfit) ** 0.5)
+        """Root mean square of (y - A x) / std over the m measured entries, (B,): about 1 for the truth."""
+        deviation = (self.y - self.operator.forward(x)) / self.likelihood.variance(self.y) ** 0.5
+        return torch.linalg.vector_norm(deviation.flatten(1), dim=1) / self.operator.num_measured().to(x) ** 0.5
 
     def linear_operator(self, who: str) -> LinearOperator:
         """The operator, if it is linear.
@@ -63,6 +63,16 @@ class Measurement:
         if not isinstance(self.operator, LinearOperator):
             raise UserError(f"{who} needs a linear operator, got {type(self.operator).__name__}")
         return self.operator
+
+    def gaussian_sigma(self, who: str) -> float:
+        """sigma_y, if the noise is Gaussian of one level.
+
+        Raises:
+            UserError: naming ``who`` needs it, otherwise.
+        """
+        if not isinstance(self.likelihood, GaussianNoise):
+            raise UserError(f"{who} needs Gaussian noise, got {type(self.likelihood).__name__}")
+        return self.likelihood.sigma_y
 
     def repeat(self, times: int) -> Measurement:
         """The whole batch ``times`` times over: row k * B + b is image b (as in `posterior.random.Streams`)."""

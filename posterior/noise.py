@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -12,26 +13,30 @@ from posterior.errors import UserError
 
 
 class Likelihood(ABC):
-    """The law of y given the clean observation A x."""
+    """The law of y given the clean observation A x, or the Gaussian that stands for it."""
 
     sigma_y: float
-    """Standard deviation of the noise, in units of the measurement (the papers' eta)."""
+    """Standard deviation of the noise, in units of the measurement (the papers' eta); a typical one if it varies."""
 
     @abstractmethod
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         """y for a clean observation and standard normal numbers, both (B, *S)."""
 
     @abstractmethod
+    def variance(self, y: Tensor) -> Tensor | float:
+        """Variance of the noise in each entry of y, (B, *S) or one number."""
+
     def score(self, y: Tensor, clean: Tensor) -> Tensor:
-        """Gradient of log p(y | clean) with respect to ``clean``, (B, *S)."""
+        """Gradient of log p(y | clean) with respect to ``clean``, (B, *S), for Gaussian noise of that variance."""
+        return (y - clean) / self.variance(y)
 
     @abstractmethod
     def distance(self, y: Tensor, clean: Tensor) -> Tensor:
         """DPS's data misfit, one number per row, (B,)."""
 
     @abstractmethod
-    def annealed(self, added_variance: float) -> Likelihood:
-        """The law after more Gaussian noise of this variance was added to y."""
+    def annealed(self, added_variance: float, y: Tensor) -> Likelihood:
+        """The law after more Gaussian noise of this variance was added to y (B, *S)."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,98 @@ class GaussianNoise(Likelihood):
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         return clean + self.sigma_y * noise
 
-    def score(self, y: Tensor, clean: Tensor) -> Tensor:
-        return (y - clean) / self.sigma_y**2
+    def variance(self, y: Tensor) -> float:
+        return self.sigma_y**2
 
     def distance(self, y: Tensor, clean: Tensor) -> Tensor:
+        """||y - A x||."""
         return torch.linalg.vector_norm((y - clean).flatten(1), dim=1)
 
-    def annealed(self, added_variance: float) -> GaussianNoise:
+    def annealed(self, added_variance: float, y: Tensor) -> GaussianNoise:
         return GaussianNoise((self.sigma_y**2 + added_variance) ** 0.5)
+
+
+@dataclass(frozen=True)
+class PoissonNoise(Likelihood):
+    """Photon noise: k ~ Poisson(R u), u = clip((A x + 1) / 2, 0, 1), y = clip(2 k / R - 1, -1, 1), R = 255 rate.
+
+    The law of the DPS code. The last clip biases bright pixels downwards, and amplitudes (phase retrieval) beyond 1 are
+    cut off.
+
+    For Langevin it is replaced by a Gaussian: the variance of y, 4 u / R, is read off y itself, as
+    max(2 (y + 1) / R, 4 / R^2) (at least that of one photon). Approximate: the variance does not follow x, and both
+    clips are ignored. Its target is not exactly p(x | y); the error grows as the rate falls.
+
+    Args:
+        rate: > 0; brightest pixels count 255 rate photons on average. Lower is noisier.
+
+    Raises:
+        UserError: if rate <= 0.
+    """
+
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise UserError(f"PoissonNoise: rate must be > 0, got {self.rate}")
+
+    @property
+    def photons(self) -> float:
+        """R, the mean count at A x = 1."""
+        return 255 * self.rate
+
+    @property
+    def sigma_y(self) -> float:  # type: ignore[override]
+        """Standard deviation at A x = 0, middle grey."""
+        return (2 / self.photons) ** 0.5
+
+    def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Counts are quantiles: the normal numbers decide where in its distribution a count lies."""
+        mean = self.photons * ((clean.double().cpu() + 1) / 2).clamp(0, 1)
+        level = scipy.stats.norm.cdf(noise.double().cpu().numpy())
+        counts = torch.from_numpy(scipy.stats.poisson.ppf(level, mean.numpy()))
+        return self.measured(counts.to(clean))
+
+    def measured(self, counts: Tensor) -> Tensor:
+        """y for photon counts (B, *S)."""
+        return (2 * counts / self.photons - 1).clamp(-1, 1)
+
+    def variance(self, y: Tensor) -> Tensor:
+        return (2 * (y + 1) / self.photons).clamp_min(4 / self.photons**2)
+
+    def distance(self, y: Tensor, clean: Tensor) -> Tensor:
+        """DPS's weighting: the mean over entries of ||y - A x|| / |y|; entries with y = 0 (masked) do not count."""
+        norm = torch.linalg.vector_norm((y - clean).flatten(1), dim=1)
+        level = y.flatten(1).abs()
+        weights = torch.where(level > 0, 1 / level, 0)
+        return norm * weights.sum(dim=1) / (level > 0).sum(dim=1).clamp_min(1)
+
+    def annealed(self, added_variance: float, y: Tensor) -> VaryingNoise:
+        return VaryingNoise(self.variance(y) + added_variance)
+
+
+@dataclass(frozen=True)
+class VaryingNoise(Likelihood):
+    """Gaussian noise with a variance of its own in every entry: what annealing makes of photon noise.
+
+    Args:
+        variances: (B, *S), > 0.
+    """
+
+    variances: Tensor
+
+    @property
+    def sigma_y(self) -> float:  # type: ignore[override]
+        return float(self.variances.mean()) ** 0.5
+
+    def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
+        return clean + self.variances**0.5 * noise
+
+    def variance(self, y: Tensor) -> Tensor:
+        return self.variances
+
+    def distance(self, y: Tensor, clean: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(((y - clean) / self.variances**0.5).flatten(1), dim=1) * self.sigma_y
+
+    def annealed(self, added_variance: float, y: Tensor) -> VaryingNoise:
+        return VaryingNoise(self.variances + added_variance)

@@ -59,6 +59,13 @@ class Streams:
             row.normal_(generator=generator)
         return out
 
+    def rand_like(self, purpose: str, x: Tensor) -> Tensor:
+        """The next uniform numbers in [0, 1), shaped and typed like ``x`` (rows, ...)."""
+        out = torch.empty_like(x, device=self.device)
+        for row, generator in zip(out, self._of(purpose), strict=True):
+            row.uniform_(generator=generator)
+        return out
+
     def randn_like(self, purpose: str, x: Tensor) -> Tensor:
         """The next standard normal numbers, shaped and typed like ``x`` (rows, ...)."""
         return self.randn(purpose, x.shape[1:], x.dtype)

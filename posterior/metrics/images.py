@@ -103,7 +103,7 @@ class LPIPS(ImageMetric):
 
 
 class Residual(ImageMetric):
-    """||y - A x|| / (sigma_y sqrt(m)): about 1 for the truth and for a posterior sample. x is not clipped."""
+    """Root mean square of (y - A x) / std(y): about 1 for the truth and for a posterior sample. x is not clipped."""
 
     name = "residual"
     needs_truth = False

@@ -2,7 +2,7 @@
 
 from posterior.samplers.annealed_langevin import AnnealedLangevin, AnnealedMeasurement
 from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
-from posterior.samplers.dps import DPS
+from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
 from posterior.samplers.schedules import (
@@ -19,16 +19,19 @@ from posterior.samplers.schedules import (
 __all__ = [
     "DDIM",
     "DPS",
+    "MCG",
     "AdmissibleAnnealing",
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedMeasurement",
     "AnnealingSchedule",
+    "DPSPlus",
     "ExactGaussian",
     "Level",
     "ListedSigmas",
     "NoAnnealing",
     "Observer",
+    "Projection",
     "PublishedAnnealing",
     "RespacedSigmas",
     "ReverseDiffusion",

@@ -181,6 +181,5 @@ class AnnealedMeasurement:
         kept = added / self.added  # 0 from infinity: all noise is new
         y = self.measured.y + kept * (self.current.y - self.measured.y)
         y = y + (added * max(1 - kept, 0.0)) ** 0.5 * rng.randn_like("annealing", y)
-        return replace(
-            self, current=replace(self.measured, y=y, likelihood=self.measured.likelihood.annealed(added)), added=added
-        )
+        likelihood = self.measured.likelihood.annealed(added, self.measured.y)
+        return replace(self, current=replace(self.measured, y=y, likelihood=likelihood), added=added)

@@ -63,7 +63,7 @@ class ExactGaussian(Sampler):
     ) -> Tensor:
         """(C^-1 + A^T A / sigma_y^2)^-1 A^T innovation / sigma_y^2."""
         operator = measurement.linear_operator("ExactGaussian")
-        sigma_y = measurement.likelihood.sigma_y
+        sigma_y = measurement.gaussian_sigma("ExactGaussian")
         spectrum = prior.spectrum(measurement.image_shape)
 
         def precision(x: Tensor) -> Tensor:
