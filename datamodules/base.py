@@ -95,6 +95,9 @@ class MeasuredData(pl.LightningDataModule, ABC):
         UserError: if a number is out of range.
     """
 
+    has_truth: bool = True
+    """Whether the true images are known."""
+
     def __init__(
         self,
         operator: OperatorFamily,

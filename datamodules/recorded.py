@@ -33,6 +33,8 @@ class RecordedMeasurements(MeasuredData):
         UserError: naming the folder or file that is missing, empty, of the wrong shape or not finite.
     """
 
+    has_truth = False
+
     def __init__(
         self,
         root: Path,

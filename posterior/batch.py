@@ -43,8 +43,9 @@ class Prediction:
     Args:
         batch: what was sampled (without the images that failed).
         samples: (K, B, C, H, W).
-        records: one dictionary per image and sample, and per image one with sample "mean" if K > 1: ``id``, ``sample``,
-            metric values, and for samples ``nfe_forward``, ``nfe_backward``, ``seconds``.
+        records: one dictionary per image and sample, and per image one with sample "mean" if K > 1 ("best" and "oracle"
+            if they are picked): ``id``, ``sample``, metric values, for samples ``nfe_forward``, ``nfe_backward``,
+            ``seconds``, and for picked ones ``picked``, the sample's number.
         failed: id -> reason, of images that have no samples.
     """
 

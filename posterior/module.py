@@ -33,25 +33,37 @@ class PosteriorSampling(pl.LightningModule):
         sampler: how samples are drawn.
         num_samples: K >= 1, samples (chains) per image, batched together.
         metrics: per-image metrics; None: `posterior.metrics.standard_metrics`.
+        pick_best: also report, of each image's samples, the one with the smallest residual ("best", which needs no
+            truth), and beside it the one nearest to the truth ("oracle"): for problems with ambiguous solutions, such
+            as phase retrieval.
 
     Raises:
-        UserError: if num_samples < 1.
+        UserError: if num_samples < 1, or pick_best has nothing to pick from.
     """
 
     def __init__(
-        self, prior: Prior, sampler: Sampler, num_samples: int = 1, metrics: list[ImageMetric] | None = None
+        self,
+        prior: Prior,
+        sampler: Sampler,
+        num_samples: int = 1,
+        metrics: list[ImageMetric] | None = None,
+        pick_best: bool = False,
     ) -> None:
         super().__init__()
-        if num_samples < 1:
-            raise UserError(f"num_samples must be >= 1, got {num_samples}")
+        if num_samples < 1 + pick_best:
+            raise UserError(f"num_samples must be >= {1 + pick_best}, got {num_samples}")
         self.prior = prior.requires_grad_(False).eval()
         self.sampler = sampler
         self.num_samples = num_samples
+        self.pick_best = pick_best
         self.metrics: list[ImageMetric] = standard_metrics() if metrics is None else metrics
         self._metric_modules = nn.ModuleList(self.metrics)  # so that their networks move to the device
         names = [metric.name for metric in self.metrics]
-        self.sample_means = nn.ModuleDict({name: MeanOverImages() for name in [*names, *COST]})
-        self.mean_means = nn.ModuleDict({name: MeanOverImages() for name in [*names, "std"]})
+        columns = {"sample": [*names, *COST], "mean": [*names, "std"]}
+        if pick_best:
+            columns |= {"best": names, "oracle": names}
+        self.means = {kind: {name: MeanOverImages() for name in named} for kind, named in columns.items()}
+        self._mean_modules = nn.ModuleList([mean for means in self.means.values() for mean in means.values()])
         self.observers: list[Observer] = []
 
     def setup(self, stage: str) -> None:
@@ -59,9 +71,9 @@ class PosteriorSampling(pl.LightningModule):
             raise UserError(
                 f"trainer.precision {self.trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed"
             )
-        for mean in [*self.sample_means.values(), *self.mean_means.values()]:
-            assert isinstance(mean, MeanOverImages)
-            mean.reset()
+        for means in self.means.values():
+            for mean in means.values():
+                mean.reset()
         if self.trainer.is_global_zero:
             for metric in self.metrics:
                 if metric.unavailable:
@@ -113,7 +125,7 @@ class PosteriorSampling(pl.LightningModule):
 
     @torch.no_grad()
     def measure(self, batch: Batch, chains: Tensor, cost: dict[str, float]) -> list[dict[str, object]]:
-        """Records of the samples (K, B, C, H, W) and, if K > 1, of their mean."""
+        """Records of the samples (K, B, C, H, W), if K > 1 of their mean, and of the picked ones."""
         assert batch.measurement is not None
         records: list[dict[str, object]] = []
         for k, samples in enumerate(chains):
@@ -129,7 +141,21 @@ class PosteriorSampling(pl.LightningModule):
                 {"id": image_id, "sample": "mean"} | {name: column[row] for name, column in values.items()}
                 for row, image_id in enumerate(batch.ids)
             ]
+        if self.pick_best:
+            scores = {"best": torch.stack([batch.measurement.relative_residual(samples) for samples in chains])}
+            if batch.truth is not None:
+                scores["oracle"] = (chains.clamp(-1, 1) - batch.truth).square().mean(dim=(2, 3, 4))
+            for kind, score in scores.items():
+                for row, number in enumerate(score.argmin(dim=0).tolist()):
+                    picked = records[number * len(batch.ids) + row]
+                    values_of = {name: value for name, value in picked.items() if name in self.means[kind]}
+                    records.append({"id": picked["id"], "sample": kind, "picked": number} | values_of)
         return records
+
+    def record_labels(self, truth_known: bool) -> set[str]:
+        """The values of ``sample`` in the records of a complete image, as text."""
+        labels = set(map(str, range(self.num_samples))) | ({"mean"} if self.num_samples > 1 else set())
+        return labels | ({"best", *(["oracle"] if truth_known else [])} if self.pick_best else set())
 
     def evaluate(self, x: Tensor, batch: Batch) -> dict[str, list[float]]:
         """All metrics that can be computed for images x (B, C, H, W): name -> one value per image.
@@ -154,21 +180,19 @@ class PosteriorSampling(pl.LightningModule):
 
     def count(self, records: list[dict[str, object]]) -> None:
         """Add whole images' records (new ones, or a resumed run's) to the means; samples of an image are averaged."""
-        groups: dict[tuple[bool, object, str], list[float]] = defaultdict(list)
+        groups: dict[tuple[str, object, str], list[float]] = defaultdict(list)
         for record in records:
+            kind = str(record["sample"])
+            kind = kind if kind in self.means else "sample"
             for name, value in record.items():
-                if name not in ("id", "sample"):
-                    groups[record["sample"] == "mean", record["id"], name].append(float(str(value)))
-        for (of_mean, _, name), values in groups.items():
-            means = self.mean_means if of_mean else self.sample_means
-            if name in means:
-                mean = means[name]
-                assert isinstance(mean, MeanOverImages)
-                mean.update(torch.tensor([sum(values) / len(values)]))
+                if name in self.means[kind]:
+                    groups[kind, record["id"], name].append(float(str(value)))
+        for (kind, _, name), values in groups.items():
+            self.means[kind][name].update(torch.tensor([sum(values) / len(values)]))
 
     def summary(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
-        """Means over all ranks' images: of single samples, and of the mean of each image's samples. Collective."""
-        return {
-            kind: {name: mean.compute() for name, mean in means.items() if isinstance(mean, MeanOverImages)}
-            for kind, means in (("sample", self.sample_means), ("mean", self.mean_means))
-        }
+        """Means over all ranks' images: of single samples, of the mean of each image's samples, of the picked ones.
+
+        Collective.
+        """
+        return {kind: {name: mean.compute() for name, mean in means.items()} for kind, means in self.means.items()}

@@ -464,3 +464,34 @@ def test_progress_shows_images_and_steps(run, capsys, monkeypatch):
     lines = capsys.readouterr().err
     assert "0 of 3 images done; annealed Langevin, step 29 of 29" in lines
     assert "3 of 3 images done; batch written" in lines
+
+
+def test_the_best_of_several_runs_is_reported_and_shown(run, capsys):
+    operator = {"class_path": "posterior.operators.PhaseRetrieval"}
+    output = run("--model.pick_best", "true", data__init_args__operator=operator)
+    printed = capsys.readouterr().out
+    assert "least residual" in printed
+    assert "oracle's choice" in printed
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]
+    assert metrics["best"]["residual"]["mean"] <= metrics["sample"]["residual"]["mean"]
+    rows = {(row["id"], row["sample"]): row for row in csv.DictReader((output / "per_image.csv").open())}
+    for kind in ("best", "oracle"):
+        number = int(rows["a", kind]["picked"])
+        picture = (output / "images" / "a" / f"{kind}.png").read_bytes()
+        assert picture == (output / "images" / "a" / f"sample_{number:03d}.png").read_bytes()
+    before = (output / "journal" / "rank0.jsonl").read_bytes()
+    run("--model.pick_best", "true", data__init_args__operator=operator)
+    assert (output / "journal" / "rank0.jsonl").read_bytes() == before  # complete: nothing is drawn again
+
+
+def test_a_drawn_kernel_is_shown(run):
+    output = run(
+        data__init_args__operator={"class_path": "posterior.operators.MotionBlur", "init_args": {"kernel_size": 9}}
+    )
+    assert Image.open(output / "images" / "b" / "operator.png").size == (9, 9)
+
+
+def test_langevin_takes_photon_noise(run):
+    output = run(data__init_args__likelihood={"class_path": "posterior.noise.PoissonNoise", "init_args": {"rate": 0.1}})
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]["sample"]
+    assert 0.7 < metrics["residual"]["mean"] < 1.4

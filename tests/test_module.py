@@ -162,3 +162,29 @@ def test_the_prior_is_frozen(field):
     module = make_module(field.train())
     assert [p.requires_grad for p in module.prior.parameters()] == [False, False]
     assert not module.prior.training
+
+
+def test_the_best_and_the_oracles_choice_are_among_the_samples(field):
+    module, batch = make_module(field, num_samples=4, pick_best=True), make_batch("abc")
+    prediction = module.predict_step(batch, 0)
+    by_key = {(r["id"], r["sample"]): r for r in prediction.records}
+    assert {str(label) for _, label in by_key} == module.record_labels(truth_known=True)
+    for image_id in "abc":
+        samples = [by_key[image_id, k] for k in range(4)]
+        for kind, name in (("best", "residual"), ("oracle", "l2")):
+            number = min(range(4), key=lambda k, name=name, samples=samples: samples[k][name])
+            expected = {name: samples[number][name] for name in ("l2", "psnr", "residual")}
+            assert by_key[image_id, kind] == {"id": image_id, "sample": kind, "picked": number} | expected
+    summary = module.summary()
+    assert summary["best"]["residual"]["mean"] < summary["sample"]["residual"]["mean"]
+    assert summary["oracle"]["l2"]["mean"] < summary["sample"]["l2"]["mean"]
+    assert summary["oracle"]["l2"]["count"] == 3
+    with pytest.raises(UserError, match="num_samples must be >= 2"):
+        make_module(field, num_samples=1, pick_best=True)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_without_truth_there_is_no_oracle(field):
+    module = make_module(field, num_samples=2, pick_best=True)
+    records = module.predict_step(make_batch("a", truth_known=False), 0).records
+    assert {str(r["sample"]) for r in records} == module.record_labels(truth_known=False) == {"0", "1", "mean", "best"}

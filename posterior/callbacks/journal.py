@@ -64,10 +64,9 @@ class Journal:
         for path in self.folder.glob("failed*.jsonl"):
             path.unlink()
 
-    def complete(self, num_samples: int) -> list[Record]:
-        """The records of images that have all of ``num_samples`` samples (and their mean's, if there are several)."""
+    def complete(self, wanted: set[str]) -> list[Record]:
+        """The records of images that have all ``wanted`` ones: "0", "1", ..., "mean" and so on."""
         records = self.read()
-        wanted = {*map(str, range(num_samples)), *(["mean"] if num_samples > 1 else [])}
         found: dict[object, set[str]] = {}
         for record in records:
             found.setdefault(record["id"], set()).add(str(record["sample"]))

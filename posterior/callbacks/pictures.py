@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,13 @@ def save_png(pixels: np.ndarray, path: Path) -> None:
     partial.replace(path)
 
 
-def picture_names(num_samples: int, has_truth: bool, most_samples: int = 3) -> dict[str, str]:
-    """Columns of the grid: file stem -> label."""
-    columns = {"measurement": "measurement"}
+def picture_names(num_samples: int, there: Container[str], most_samples: int = 3) -> dict[str, str]:
+    """Columns of the grid, file stem -> label, of the pictures that are there."""
+    columns = {"measurement": "measurement", "operator": "operator"}
     columns |= {f"sample_{k:03d}": f"sample {k}" for k in range(min(num_samples, most_samples))}
-    if num_samples > 1:
-        columns |= {"mean": f"mean of {num_samples}", "std": f"std, 0 to {STD_RANGE}"}
-    if has_truth:
-        columns["truth"] = "truth"
-    return columns
+    columns |= {"best": "least residual", "oracle": "oracle's choice"}
+    columns |= {"mean": f"mean of {num_samples}", "std": f"std, 0 to {STD_RANGE}", "truth": "truth"}
+    return {stem: label for stem, label in columns.items() if stem in there}
 
 
 def make_grid(images: Path, ids: list[str], columns: dict[str, str], path: Path, least_side: int = 128) -> None:

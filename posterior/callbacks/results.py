@@ -30,6 +30,7 @@ class MeasuredImages(Protocol):
 
     ids: list[str]
     skip: set[str]
+    has_truth: bool
 
     @property
     def num_local_images(self) -> int: ...
@@ -61,7 +62,8 @@ class ResultWriter(pl.Callback):
         complete: set[str] = set()
         if trainer.is_global_zero:
             self.journal.forget_failures()
-            self.records = [r for r in self.journal.complete(pl_module.num_samples) if self.has_files(str(r["id"]))]
+            labels = pl_module.record_labels(self.data(trainer).has_truth)
+            self.records = [r for r in self.journal.complete(labels) if self.has_files(str(r["id"]))]
             complete = {str(record["id"]) for record in self.records}
         # every rank must leave out the same images: rank 0 decides, before anyone writes
         self.data(trainer).skip = trainer.strategy.broadcast(complete)
@@ -105,14 +107,21 @@ class ResultWriter(pl.Callback):
         batch, samples = prediction.batch, prediction.samples
         assert batch.measurement is not None
         views = batch.measurement.operator.view(batch.measurement.y)
+        drawn = batch.measurement.operator.parameters_view()
+        picked = {(r["id"], r["sample"]): int(str(r["picked"])) for r in prediction.records if "picked" in r}
         for row, image_id in enumerate(batch.ids):
             folder, chains = self.dir / "images" / image_id, samples[:, row]
             save_png(to_pixels(views[row]), folder / "measurement.png")
+            if drawn is not None:
+                save_png(to_pixels(drawn[row]), folder / "operator.png")
             for k, sample in enumerate(chains):
                 save_png(to_pixels(sample), folder / f"sample_{k:03d}.png")
             if len(chains) > 1:
                 save_png(to_pixels(chains.mean(dim=0)), folder / "mean.png")
                 save_png(std_picture(chains.std(dim=0)), folder / "std.png")
+            for kind in ("best", "oracle"):
+                if (image_id, kind) in picked:
+                    save_png(to_pixels(chains[picked[image_id, kind]]), folder / f"{kind}.png")
             if batch.truth is not None:
                 save_png(to_pixels(batch.truth[row]), folder / "truth.png")
             if self.save_samples:
@@ -128,7 +137,8 @@ class ResultWriter(pl.Callback):
         if not trainer.is_global_zero:
             return
         wanted = set(self.data(trainer).ids)
-        records = [r for r in self.journal.complete(pl_module.num_samples) if r["id"] in wanted]
+        labels = pl_module.record_labels(self.data(trainer).has_truth)
+        records = [r for r in self.journal.complete(labels) if r["id"] in wanted]
         ids = sorted({str(record["id"]) for record in records})
         failed = self.journal.failed()
         report = {
@@ -145,8 +155,8 @@ class ResultWriter(pl.Callback):
         if ids:
             grid = self.dir / "grid.png"
             shown = ids[: self.grid_images]
-            has_truth = (self.dir / "images" / shown[0] / "truth.png").exists()
-            make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, has_truth), grid)
+            there = {path.stem for path in (self.dir / "images" / shown[0]).iterdir()}
+            make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, there), grid)
             print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
             print(format_table(summary, pl_module.num_samples))
             print(f"grid: {grid}", flush=True)

@@ -7,14 +7,19 @@ HEADINGS = {"nfe_forward": "NFE fwd", "nfe_backward": "NFE bwd", "seconds": "s/s
 
 
 def format_table(summary: Summary, num_samples: int) -> str:
-    """Rows "sample" and, for K > 1, "mean of K"; cells are mean +- standard error over images, a dash where unknown.
+    """Rows "sample", for K > 1 "mean of K", and those of picked samples, if there are; a dash is an unknown value.
 
-    A value that is known for fewer images than the others says for how many.
+    Cells are mean +- standard error over images. A value known for fewer images than the others says for how many.
     """
     names = list(dict.fromkeys([*summary["mean"], *summary["sample"]]))
     images = max(int(value["count"] or 0) for value in summary["sample"].values())
     rows = [["", *(HEADINGS.get(name, name) for name in names)]]
-    for key, label in [("sample", "sample"), ("mean", f"mean of {num_samples}")][: 2 if num_samples > 1 else 1]:
+    labels = {"sample": "sample", "best": "least residual", "oracle": "oracle's choice"}
+    if num_samples > 1:
+        labels = {"sample": "sample", "mean": f"mean of {num_samples}"} | labels
+    for key, label in labels.items():
+        if key not in summary:
+            continue
         rows.append([label, *(cell(summary[key].get(name), images) for name in names)])
     used = [column for column in range(len(rows[0])) if column == 0 or any(row[column] != "-" for row in rows[1:])]
     named = set(used) | {column for column, name in enumerate(names, start=1) if name.startswith("lpips")}

@@ -29,9 +29,9 @@ def test_a_line_cut_off_by_a_kill_is_ignored_and_appended_to_safely(tmp_path):
 def test_an_image_is_complete_with_all_its_samples_and_their_mean(tmp_path):
     journal = Journal(tmp_path)
     journal.append([record("a", 0), record("a", 1), record("a", "mean"), record("b", 0)], rank=0)
-    assert {r["id"] for r in journal.complete(1)} == {"a", "b"}
-    assert {r["id"] for r in journal.complete(2)} == {"a"}
-    assert journal.complete(3) == []
+    assert {r["id"] for r in journal.complete({"0"})} == {"a", "b"}
+    assert {r["id"] for r in journal.complete({"0", "1", "mean"})} == {"a"}
+    assert journal.complete({"0", "1", "2", "mean"}) == []
 
 
 def test_garbage_is_passed_over(tmp_path):

@@ -13,7 +13,7 @@ def test_std_pictures_rise_with_the_std():
 
 
 def test_the_grid_shows_every_picture_enlarged(tmp_path):
-    columns = picture_names(num_samples=5, has_truth=True)
+    columns = picture_names(5, {f"sample_{k:03d}" for k in range(5)} | {"measurement", "mean", "std", "truth"})
     assert list(columns) == ["measurement", "sample_000", "sample_001", "sample_002", "mean", "std", "truth"]
     colours = np.random.default_rng(0).integers(0, 255, (2, len(columns), 3), dtype=np.uint8)
     for row, image_id in enumerate(["a", "sub/b"]):
@@ -38,4 +38,4 @@ def test_pictures_of_another_shape_keep_theirs(tmp_path):
 
 
 def test_columns_follow_what_exists():
-    assert list(picture_names(1, has_truth=False)) == ["measurement", "sample_000"]
+    assert list(picture_names(1, {"measurement", "sample_000"})) == ["measurement", "sample_000"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.recipe import fill_by_recipe
 from posterior import Measurement, UserError
-from posterior.noise import GaussianNoise
+from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import Dense
 from posterior.priors import CosineBetas, DiffusionPrior, LinearBetas, UNet
 from posterior.samplers import AnnealedLangevin, PublishedAnnealing, RespacedSigmas, ReverseDiffusion
@@ -147,6 +147,18 @@ def test_bad_checkpoint_files_are_named(tmp_path):
     for name in ["missing.pt", "noise.pt", "noise.safetensors", "pickle.pt", "list.pt"]:
         with pytest.raises(UserError, match=name):
             DiffusionPrior(small_unet(), checkpoint=tmp_path / name)
+
+
+def test_annealed_langevin_samples_the_gaussian_that_stands_for_photon_noise(pooled):
+    """One pixel of data N(0, 1), y = 0.2 from 25.5 photons at most: variance 2 (y + 1) / R, as stated."""
+    schedule, rows = LinearBetas(), 20_000
+    prior = DiffusionPrior(Linear(schedule, "epsilon"), schedule)
+    measurement = Measurement(torch.full((rows, 1, 1, 1), 0.2), Dense(torch.ones(1, 1), (1, 1, 1)), PoissonNoise(0.1))
+    sampler = AnnealedLangevin(2e-3, PublishedAnnealing(0.03, 150, 10), ReverseDiffusion(RespacedSigmas(100)))
+    x = sampler(prior, measurement, pooled(rows))
+    variance = 1 / (1 + 25.5 / 2.4)
+    assert float(x.mean()) == pytest.approx(variance * 0.2 * 25.5 / 2.4, abs=5 * (variance / rows) ** 0.5 + 2e-3)
+    assert float(x.var()) == pytest.approx(variance, rel=0.05)
 
 
 class Fixed(nn.Module):
