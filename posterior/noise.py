@@ -79,8 +79,8 @@ class PoissonNoise(Likelihood):
 
     For Langevin it is replaced by a Gaussian: the variance of y, 4 u / R, is read off y itself, as
     max(2 (y + 1) / R, 4 / R^2) (at least that of one photon). Approximate: the variance does not follow x, and both
-    clips are ignored. Its target is not exactly p(x | y); the error grows as the rate falls. The darkest pixels are stiff:
-    their curvature is up to ||A||^2 R^2 / 4 (16256 ||A||^2 at rate 1), which bounds Langevin's step size.
+    clips are ignored. Its target is not exactly p(x | y); the error grows as the rate falls. The darkest pixels are
+    stiff: their curvature is up to ||A||^2 R^2 / 4 (16256 ||A||^2 at rate 1), which bounds Langevin's step size.
 
     Args:
         rate: > 0; brightest pixels count 255 rate photons on average. Lower is noisier.

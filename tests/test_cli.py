@@ -492,6 +492,8 @@ def test_a_drawn_kernel_is_shown(run):
 
 
 def test_langevin_takes_photon_noise(run):
-    output = run(data__init_args__likelihood={"class_path": "posterior.noise.PoissonNoise", "init_args": {"rate": 0.1}})
+    photons = {"class_path": "posterior.noise.PoissonNoise", "init_args": {"rate": 0.1}}
+    slowly = ("--model.sampler.init_args.schedule.init_args.steps_per_level", "30")
+    output = run(*slowly, data__init_args__likelihood=photons)
     metrics = json.loads((output / "metrics.json").read_text())["metrics"]["sample"]
     assert 0.7 < metrics["residual"]["mean"] < 1.4

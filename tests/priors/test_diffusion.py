@@ -154,7 +154,7 @@ def test_annealed_langevin_samples_the_gaussian_that_stands_for_photon_noise(poo
     schedule, rows = LinearBetas(), 20_000
     prior = DiffusionPrior(Linear(schedule, "epsilon"), schedule)
     measurement = Measurement(torch.full((rows, 1, 1, 1), 0.2), Dense(torch.ones(1, 1), (1, 1, 1)), PoissonNoise(0.1))
-    sampler = AnnealedLangevin(2e-3, PublishedAnnealing(0.03, 150, 10), ReverseDiffusion(RespacedSigmas(100)))
+    sampler = AnnealedLangevin(2e-3, PublishedAnnealing(0.02, 60, 40), ReverseDiffusion(RespacedSigmas(100)))
     x = sampler(prior, measurement, pooled(rows))
     variance = 1 / (1 + 25.5 / 2.4)
     assert float(x.mean()) == pytest.approx(variance * 0.2 * 25.5 / 2.4, abs=5 * (variance / rows) ** 0.5 + 2e-3)
