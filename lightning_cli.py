@@ -2,10 +2,15 @@
 
 python lightning_cli.py predict --config configs/demo/random_inpainting.yaml    draw posterior samples
 python lightning_cli.py fit --config configs/train/toon_faces32.yaml            train a prior
+
+The configuration files of the DPS code run as they are:
+
+python lightning_cli.py predict --dps.model_config F --dps.diffusion_config F --dps.task_config F --dps.save_dir D
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -18,12 +23,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy
 
 from datamodules import MeasuredData, TrainingImages
 from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
 from posterior.callbacks.results import write_whole
+from posterior.dps_files import convert
 from posterior.errors import UserError
 from posterior.module import PosteriorSampling
 from posterior.training import DenoisingTraining
@@ -172,7 +178,33 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-def predict(args: ArgsType, progress: SamplingProgress) -> None:
+DPS_FILES = ("model_config", "diffusion_config", "task_config", "save_dir")
+
+
+def with_dps_files(arguments: list[str]) -> list[str]:
+    """Arguments of `predict` with the files of ``--dps.*`` replaced by one config of ours, written into save_dir.
+
+    Raises:
+        UserError: if one of the four is missing, or the files cannot be converted.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in DPS_FILES:
+        parser.add_argument(f"--dps.{name}", type=Path, dest=name)
+    given, rest = parser.parse_known_args(arguments)
+    if not any(vars(given).values()):
+        return arguments
+    absent = [f"--dps.{name}" for name in DPS_FILES if getattr(given, name) is None]
+    if absent:
+        raise UserError(f"DPS configuration: {', '.join(absent)} missing")
+    config = convert(**vars(given))
+    given.save_dir.mkdir(parents=True, exist_ok=True)
+    path = given.save_dir / "from_dps.yaml"
+    write_whole(path, yaml.safe_dump(config, sort_keys=False).encode())
+    command, *rest = rest
+    return [command, "--config", str(path), *rest]
+
+
+def predict(args: list[str], progress: SamplingProgress) -> None:
     """Draw posterior samples."""
     defaults = TRAINER_DEFAULTS | {
         "inference_mode": False,  # guided samplers need autograd
@@ -191,7 +223,7 @@ def predict(args: ArgsType, progress: SamplingProgress) -> None:
     )
 
 
-def fit(args: ArgsType) -> None:
+def fit(args: list[str]) -> None:
     """Train a prior."""
     defaults = TRAINER_DEFAULTS | {
         "enable_progress_bar": sys.stderr.isatty(),
@@ -219,17 +251,17 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The ``compute`` method")  # a rank may have no image: not a mistake
 
 
-def main(args: ArgsType = None) -> None:
+def main(args: list[str] | None = None) -> None:
     """Parse and run. A `UserError`, or one of the file system, is printed as one line; the exit status is then 2."""
     quiet()
     progress = SamplingProgress()
-    arguments = sys.argv[1:] if args is None else args
-    command = arguments[0] if isinstance(arguments, list) and arguments else None
+    arguments = sys.argv[1:] if args is None else list(args)
+    command = arguments[0] if arguments else None
     try:
         if command == "fit":
-            fit(args)
+            fit(arguments)
         elif command == "predict":
-            predict(args, progress)
+            predict(with_dps_files(arguments), progress)
         else:
             print(__doc__.strip(), "\n\nOptions: python lightning_cli.py predict --help, ... fit --help")
             sys.exit(0 if command in ("-h", "--help") else 2)
