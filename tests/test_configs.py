@@ -88,6 +88,8 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
         arguments += ["--data.init_args.root", str(folder)]
         if "gaussian" in (CONFIGS / path.parent / str(yaml.safe_load(path.read_text())["model"]["prior"])).name:
             arguments += ["--model.prior.init_args.root", str(folder)]
+    if path.stem == "phase_retrieval":
+        arguments += ["--model.num_samples", "2"]
     if "nonlinear" in path.stem:  # the published weights are a download
         network = KernelWizard()
         fill_kernel_wizard_by_recipe(network, list(network.state_dict()))
