@@ -7,6 +7,7 @@ from jsonargparse import auto_cli
 
 from benchmarks.compare import compare
 from benchmarks.fit_gaussian import fit_gaussian_toon
+from benchmarks.fit_mixture import fit_mixture_toon
 from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
@@ -19,6 +20,7 @@ from posterior.errors import UserError
 COMMANDS: dict[str, Any] = {
     "compare": compare,
     "fit-gaussian-toon": fit_gaussian_toon,
+    "fit-mixture-toon": fit_mixture_toon,
     "gaussian-field": gaussian_field,
     "held-out-toon": held_out_toon,
     "learned-prior": learned_prior,

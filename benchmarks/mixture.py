@@ -10,7 +10,7 @@ from posterior.noise import GaussianNoise
 from posterior.operators import Dense
 from posterior.priors import GaussianMixturePrior
 from posterior.random import Streams, stream
-from posterior.samplers import AnnealedLangevin, PublishedAnnealing
+from posterior.samplers import AnnealedLangevin, MixturePosterior, PublishedAnnealing
 
 IMAGE_SHAPE = (2, 4, 4)
 
@@ -22,7 +22,7 @@ def random_mixture(num_components: int, generator: torch.Generator) -> GaussianM
     values = 0.02 + 0.28 * torch.rand(num_components, dimension, generator=generator)
     weights = torch.rand(num_components, generator=generator) + 0.5
     means = torch.randn(num_components, *IMAGE_SHAPE, generator=generator)
-    return GaussianMixturePrior(weights / weights.sum(), means, (vectors * values[:, None]) @ vectors.mT)
+    return GaussianMixturePrior.full(weights / weights.sum(), means, (vectors * values[:, None]) @ vectors.mT)
 
 
 def mixture(
@@ -62,11 +62,7 @@ def mixture(
         operator, noise = Dense(matrix, IMAGE_SHAPE), torch.randn(1, num_measured, 1, 1, generator=generator)
         measurement = Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise)
         anchor = truth + anchor_sigma * torch.randn(truth.shape, generator=generator)
-        posterior = prior.posterior(
-            torch.cat([matrix, torch.eye(32)]),
-            torch.cat([measurement.y.flatten(), anchor.flatten()]),
-            torch.tensor([sigma_y**2] * num_measured + [anchor_sigma**2] * 32),
-        )
+        posterior = MixturePosterior(prior.given_anchor(anchor[0], anchor_sigma), measurement)
         rng = Streams(seed, [f"measurement {number}"], num_samples)
         rows = measurement.repeat(num_samples)
         samples = sampler.from_anchor(prior, rows, anchor.expand(num_samples, -1, -1, -1), rng)

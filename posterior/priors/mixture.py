@@ -1,103 +1,243 @@
-"""Gaussian mixtures: multi-modal priors whose posteriors are mixtures again."""
+"""Gaussian mixtures: multi-modal priors whose posteriors are known exactly, from a few numbers to small images."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from posterior.errors import UserError
 from posterior.priors.base import ClosedFormPrior
 
+OVERSAMPLING = 8
+"""Directions beyond the rank that the fit follows, so that the last ones wanted converge."""
+
 
 class GaussianMixturePrior(ClosedFormPrior):
-    """p(x) = sum_k weights_k N(means_k, covariances_k), for small images (full covariances).
+    """p(x) = sum_k w_k N(m_k, S_k) with S_k = U_k diag(v_k - s_k) U_k^T + s_k I: low rank plus a multiple of I.
+
+    A mixture of probabilistic PCA (Tipping and Bishop, Neural Computation 1999), or, with as many directions as
+    dimensions, of any Gaussians (`full`). Smoothing and a noisy view of x itself leave the form as it is.
 
     Args:
-        weights: (K,), >= 0, summing to 1.
-        means: (K, C, H, W).
-        covariances: (K, d, d), symmetric positive definite, d = C H W.
+        weights: w, (K,), > 0, summing to 1.
+        means: m, (K, C, H, W).
+        directions: U, (K, d, r), orthonormal columns, d = C H W.
+        variances: v, (K, r), > 0, along the directions.
+        rest: s, (K,), > 0, the variance in every other direction (of no effect if r = d).
 
     Raises:
-        UserError: if shapes do not fit, weights do not sum to 1 or a covariance is not positive definite.
+        UserError: if shapes do not fit, weights do not sum to 1 or a variance is not positive.
     """
 
     weights: Tensor
     means: Tensor
-    eigenvalues: Tensor
-    eigenvectors: Tensor
+    directions: Tensor
+    variances: Tensor
+    rest: Tensor
 
-    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    def __init__(self, weights: Tensor, means: Tensor, directions: Tensor, variances: Tensor, rest: Tensor) -> None:
         super().__init__()
-        size = means[0].numel()
-        if weights.shape != means.shape[:1] or covariances.shape != (len(weights), size, size):
-            raise UserError("GaussianMixturePrior: weights, means and covariances do not fit together")
-        eigenvalues, eigenvectors = torch.linalg.eigh(covariances)
+        count, size, rank = len(weights), means[0].numel(), variances.shape[-1]
+        shapes = (means.shape[0], *directions.shape, *variances.shape, *rest.shape)
+        if means.ndim != 4 or shapes != (count, count, size, rank, count, rank, count):
+            raise UserError("GaussianMixturePrior: weights, means, directions and variances do not fit together")
         if not torch.isclose(weights.sum(), torch.ones_like(weights[0])) or weights.min() < 0:
             raise UserError("GaussianMixturePrior: weights must be >= 0 and sum to 1")
-        if eigenvalues.min() <= 0:
+        if min(variances.min(), rest.min()) <= 0:
             raise UserError("GaussianMixturePrior: a covariance is not positive definite")
-        self.register_buffer("weights", weights)
-        self.register_buffer("means", means)
-        self.register_buffer("eigenvalues", eigenvalues)
-        self.register_buffer("eigenvectors", eigenvectors)
+        for name, value in zip(self.PARTS, (weights, means, directions, variances, rest), strict=True):
+            self.register_buffer(name, value)
+
+    PARTS = ("weights", "means", "directions", "variances", "rest")
+
+    @classmethod
+    def full(cls, weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixturePrior:
+        """Of covariance matrices (K, d, d), symmetric positive definite.
+
+        Raises:
+            UserError: see the class.
+        """
+        variances, directions = torch.linalg.eigh(covariances)
+        return cls(weights, means, directions, variances, torch.ones_like(weights))
+
+    @classmethod
+    def from_file(cls, path: Path) -> GaussianMixturePrior:
+        """Of a file written by `save`.
+
+        Raises:
+            UserError: naming the file, if it is missing or holds something else.
+        """
+        try:
+            parts = safetensors.torch.load_file(path)
+            return cls(*(parts[name].float() for name in cls.PARTS))
+        except FileNotFoundError as error:
+            raise UserError(f"mixture {path} does not exist") from error
+        except (OSError, KeyError, IndexError, safetensors.SafetensorError) as error:
+            raise UserError(f"mixture {path} is not a file of a Gaussian mixture: {error}") from error
+
+    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write a safetensors file; the directions are stored in ``dtype``, all else in float32."""
+        parts = {name: getattr(self, name).float().cpu().contiguous() for name in self.PARTS}
+        safetensors.torch.save_file(parts | {"directions": parts["directions"].to(dtype)}, path)
 
     @property
     def covariances(self) -> Tensor:
-        """(K, d, d)."""
-        return (self.eigenvectors * self.eigenvalues[:, None]) @ self.eigenvectors.mT
+        """(K, d, d); for small d."""
+        scaled = self.directions * (self.variances - self.rest[:, None])[:, None]
+        identity = torch.eye(self.directions.shape[1]).to(self.means)
+        return scaled @ self.directions.mT + self.rest[:, None, None] * identity
 
     def _log_joint(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
         """Per component: log of weight times smoothed density (B, K), and the component's score (B, K, d)."""
-        added = sigma.flatten()[:, None, None] ** 2 if isinstance(sigma, Tensor) else sigma**2
-        variances = self.eigenvalues + added  # (K, d) or (B, K, d)
+        added = sigma.flatten()[:, None] ** 2 if isinstance(sigma, Tensor) else sigma**2
+        rest = self.rest + added  # (K,) or (B, K)
+        variances = self.variances + (added[..., None] if isinstance(added, Tensor) else added)  # (K, r) or (B, K, r)
         shift = x.flatten(1)[:, None] - self.means.flatten(1)  # (B, K, d)
-        turned = torch.einsum("kij,bki->bkj", self.eigenvectors, shift)
-        log_density = -0.5 * (turned.square() / variances + variances.log() + math.log(2 * math.pi)).sum(dim=-1)
-        score = -torch.einsum("kij,bkj->bki", self.eigenvectors, turned / variances)
-        return self.weights.log() + log_density, score
+        along = torch.einsum("kdr,bkd->bkr", self.directions, shift)
+        dimension, rank = self.directions.shape[1:]
+        outside = (shift.square().sum(dim=-1) - along.square().sum(dim=-1)).clamp_min(0) if rank < dimension else 0.0
+        squared = (along.square() / variances).sum(dim=-1) + outside / rest
+        log_det = variances.log().sum(dim=-1) + (dimension - rank) * rest.log()
+        log_density = -0.5 * (squared + log_det + dimension * math.log(2 * math.pi))
+        correction = torch.einsum("kdr,bkr->bkd", self.directions, along * (1 / rest[..., None] - 1 / variances))
+        return self.weights.log() + log_density, correction - shift / rest[..., None]
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """log p_sigma(x), (B,)."""
         return self._log_joint(x, self._checked(x, sigma))[0].logsumexp(dim=1)
 
+    def responsibilities(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """Probability of each component given x0 + sigma n = x, (B, K)."""
+        return self._log_joint(x, self._checked(x, sigma))[0].softmax(dim=1)
+
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         log_joint, scores = self._log_joint(x, sigma)
         return torch.einsum("bk,bki->bi", log_joint.softmax(dim=1), scores).view_as(x)
 
-    def posterior(self, matrix: Tensor, y: Tensor, noise_variances: Tensor) -> GaussianMixturePrior:
-        """The exact posterior given one linear measurement y = matrix vec(x) + noise, again a mixture.
-
-        Several measurements (y of the data, and the anchor x0 of Algorithm 2) are stacked as rows.
-
-        Args:
-            matrix: (m, d).
-            y: (m,).
-            noise_variances: (m,), > 0.
-        """
-        covariances, means = self.covariances, self.means.flatten(1)
-        innovation = matrix @ covariances @ matrix.mT + torch.diag(noise_variances)  # (K, m, m)
-        residual = y - means @ matrix.mT  # (K, m)
-        cross = covariances @ matrix.mT  # (K, d, m)
-        gain = torch.linalg.solve(innovation, cross.mT).mT
-        new_covariances = covariances - gain @ cross.mT
-        whitened = torch.linalg.solve(innovation, residual[..., None])[..., 0]
-        log_weights = self.weights.log() - 0.5 * (
-            (residual * whitened).sum(dim=1) + torch.linalg.slogdet(innovation).logabsdet
-        )
-        new_means = means + (gain @ residual[..., None])[..., 0]
-        return GaussianMixturePrior(
-            log_weights.softmax(dim=0), new_means.view_as(self.means), (new_covariances + new_covariances.mT) / 2
-        )
+    def times_covariance(self, component: int, v: Tensor) -> Tensor:
+        """S_k v for rows v, (N, d), in their dtype."""
+        directions = self.directions[component].to(v)
+        along = (v @ directions) * (self.variances[component] - self.rest[component]).to(v)
+        return along @ directions.mT + self.rest[component].to(v) * v
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Exact samples (count, C, H, W)."""
         device = generator.device  # numbers are drawn there, and the samples made where the prior is
         component = torch.multinomial(self.weights.to(device), count, replacement=True, generator=generator)
-        noise = torch.randn(
-            count, self.eigenvalues.shape[1], generator=generator, dtype=self.means.dtype, device=device
+        noise = torch.randn(count, self.directions.shape[1], generator=generator, dtype=self.means.dtype, device=device)
+        return self.transform(component.to(self.means.device), noise.to(self.means.device))
+
+    def transform(self, component: Tensor, noise: Tensor) -> Tensor:
+        """Samples (N, C, H, W) of components (N,) from standard normal numbers (N, d): m_k + S_k^(1/2) n."""
+        out = torch.empty_like(noise)
+        for k in component.unique().tolist():
+            rows, directions = component == k, self.directions[k]
+            scale = self.variances[k].sqrt() - self.rest[k].sqrt()
+            n = noise[rows]
+            out[rows] = (n @ directions * scale) @ directions.mT + self.rest[k].sqrt() * n
+        return self.means[component] + out.view(-1, *self.means.shape[1:])
+
+    def given_anchor(self, anchor: Tensor, anchor_sigma: float) -> GaussianMixturePrior:
+        """Exact p(x | x0), x0 = x + N(0, anchor_sigma^2 I) = anchor (C, H, W): a mixture of the same form.
+
+        Raises:
+            ValueError: if anchor_sigma <= 0.
+        """
+        if not anchor_sigma > 0:
+            raise ValueError(f"given_anchor: anchor_sigma must be > 0, got {anchor_sigma}")
+        log_joint, scores = self._log_joint(anchor[None], anchor_sigma)
+        # Tweedie's formula for each component: its mean given x0 is x0 + anchor_sigma^2 times its smoothed score
+        means = anchor[None] + anchor_sigma**2 * scores[0].view_as(self.means)
+        precision = 1 / anchor_sigma**2
+        return GaussianMixturePrior(
+            log_joint[0].softmax(dim=0),
+            means,
+            self.directions,
+            1 / (1 / self.variances + precision),
+            1 / (1 / self.rest + precision),
         )
-        component, noise = component.to(self.means.device), noise.to(self.means.device)
-        spread = torch.einsum("bij,bj->bi", self.eigenvectors[component], self.eigenvalues[component].sqrt() * noise)
-        return self.means[component] + spread.view(-1, *self.means.shape[1:])
+
+    @classmethod
+    def fit(
+        cls,
+        images: Tensor,
+        num_components: int = 12,
+        rank: int = 32,
+        num_steps: int = 40,
+        floor: float = 1e-4,
+        seed: int = 0,
+        observe: Callable[[int, float], None] = lambda step, log_likelihood: None,
+    ) -> GaussianMixturePrior:
+        """Fit a mixture of probabilistic PCA by expectation maximisation (Tipping and Bishop 1999, section 3.3).
+
+        Starts from k-means. The leading directions of each component follow by subspace iteration, started at those
+        of the step before.
+
+        Args:
+            images: (N, C, H, W), N >= num_components.
+            num_components: K >= 1.
+            rank: r, 1 <= r < d.
+            num_steps: >= 1.
+            floor: least variance of any direction, > 0.
+            seed: of the start.
+            observe: called with (step, mean log likelihood of an image before the step).
+
+        Raises:
+            UserError: if a number is out of range.
+        """
+        count, size = len(images), images[0].numel()
+        if not 1 <= num_components <= count or not 1 <= rank < size or num_steps < 1 or not floor > 0:
+            raise UserError(
+                f"GaussianMixturePrior.fit: cannot fit {num_components} components of rank {rank} to {count} images "
+                f"of {size} numbers in {num_steps} steps"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        flat = images.flatten(1)
+        shares = torch.nn.functional.one_hot(_k_means(flat, num_components, generator), num_components).to(flat)
+        basis = torch.randn(num_components, size, min(rank + OVERSAMPLING, size), generator=generator).to(flat)
+        mixture: GaussianMixturePrior | None = None
+        for step in range(num_steps):
+            if mixture is not None:
+                joint = torch.cat([mixture._log_joint(part, 0.0)[0] for part in images.split(256)])
+                observe(step, float(joint.logsumexp(dim=1).double().mean()))
+                shares = joint.softmax(dim=1)
+            weights = (shares.sum(dim=0) + 1e-3) / (count + 1e-3 * num_components)
+            means, variances, rest = [], [], []
+            for k in range(num_components):
+                rows = shares[:, k] > 1e-8
+                share = shares[rows, k][:, None] / shares[rows, k].sum().clamp_min(1e-8)
+                mean = (share * flat[rows]).sum(dim=0)
+                centred = share.sqrt() * (flat[rows] - mean)
+                basis[k], values = _leading(centred, basis[k], num_passes=2 if mixture else 6)
+                values = values[:rank].clamp_min(floor)
+                rest.append(((centred.square().sum() - values.sum()) / (size - rank)).clamp_min(floor))
+                means.append(mean.view(images.shape[1:]))
+                variances.append(torch.maximum(values, rest[-1]))
+            mixture = cls(weights, torch.stack(means), basis[..., :rank], torch.stack(variances), torch.stack(rest))
+        assert mixture is not None
+        return mixture
+
+
+def _leading(rows: Tensor, basis: Tensor, num_passes: int) -> tuple[Tensor, Tensor]:
+    """Leading right singular vectors (d, q) of rows (N, d), and their squared singular values, falling."""
+    for _ in range(num_passes):
+        basis, _ = torch.linalg.qr(rows.mT @ (rows @ basis))
+    projected = rows @ basis
+    values, turn = torch.linalg.eigh(projected.mT @ projected)
+    return (basis @ turn).flip(-1), values.flip(-1)
+
+
+def _k_means(points: Tensor, count: int, generator: torch.Generator, num_steps: int = 10) -> Tensor:
+    """Which of ``count`` centres each point (N, d) belongs to, (N,), by Lloyd's algorithm from random points."""
+    centres = points[torch.randperm(len(points), generator=generator)[:count]]
+    for _ in range(num_steps):
+        nearest = torch.cdist(points, centres).argmin(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        sizes = torch.bincount(nearest, minlength=count)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+    return torch.cdist(points, centres).argmin(dim=1)

@@ -4,6 +4,7 @@ from posterior.samplers.annealed_langevin import AnnealedLangevin, AnnealedMeasu
 from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
 from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
+from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
 from posterior.samplers.schedules import (
     AdmissibleAnnealing,
@@ -27,8 +28,10 @@ __all__ = [
     "AnnealingSchedule",
     "DPSPlus",
     "ExactGaussian",
+    "ExactMixture",
     "Level",
     "ListedSigmas",
+    "MixturePosterior",
     "NoAnnealing",
     "Observer",
     "Projection",

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ def mixture(dtype=torch.float64):
     factors = torch.randn(3, 4, 4, generator=generator, dtype=dtype)
     means = 2 * torch.randn(3, 1, 2, 2, generator=generator, dtype=dtype)
     covariances = factors @ factors.mT / 4 + 0.1 * torch.eye(4, dtype=dtype)
-    return GaussianMixturePrior(torch.tensor([0.2, 0.5, 0.3], dtype=dtype), means, covariances)
+    return GaussianMixturePrior.full(torch.tensor([0.2, 0.5, 0.3], dtype=dtype), means, covariances)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
@@ -29,16 +30,68 @@ def test_density_and_score_match_torch_distributions(sigma):
     torch.testing.assert_close(prior.score(x.detach(), sigma), grad)
 
 
-def test_the_posterior_obeys_bayes_rule():
-    prior = mixture()
+def low_rank(rank=2, dtype=torch.float64):
+    """Six dimensions: the given rank, and white noise of another variance in each component."""
+    generator = torch.Generator().manual_seed(0)
+    directions, _ = torch.linalg.qr(torch.randn(3, 6, rank, generator=generator, dtype=dtype))
+    variances = 0.3 + torch.rand(3, rank, generator=generator, dtype=dtype)
+    means = 2 * torch.randn(3, 1, 2, 3, generator=generator, dtype=dtype)
+    weights, rest = (torch.tensor(v, dtype=dtype) for v in ([0.2, 0.5, 0.3], [0.05, 0.1, 0.2]))
+    return GaussianMixturePrior(weights, means, directions, variances, rest)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7])
+def test_low_rank_is_the_mixture_of_its_covariances(sigma):
+    prior = low_rank()
+    same = GaussianMixturePrior.full(prior.weights, prior.means, prior.covariances)
+    x = torch.randn(5, 1, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(prior.log_prob(x, sigma), same.log_prob(x, sigma))
+    torch.testing.assert_close(prior.score(x, sigma), same.score(x, sigma))
+    torch.testing.assert_close(prior.responsibilities(x, sigma).sum(dim=1), torch.ones(5, dtype=torch.float64))
+    levels = torch.full((5,), sigma + 0.1, dtype=torch.float64)
+    torch.testing.assert_close(prior.denoise(x, levels), same.denoise(x, sigma + 0.1))
+
+
+def test_a_noisy_view_is_bayes_rule():
+    prior = low_rank()
     generator = torch.Generator().manual_seed(1)
-    matrix = torch.randn(2, 4, generator=generator, dtype=torch.float64)
-    y, variances = torch.randn(2, generator=generator, dtype=torch.float64), torch.tensor([0.3, 0.1])
-    posterior = prior.posterior(matrix, y, variances.double())
-    x = torch.randn(6, 1, 2, 2, generator=generator, dtype=torch.float64)
-    log_likelihood = -0.5 * ((y - x.flatten(1) @ matrix.T) ** 2 / variances).sum(dim=1)
+    anchor, x = (torch.randn(n, 1, 2, 3, generator=generator, dtype=torch.float64) for n in (1, 6))
+    posterior = prior.given_anchor(anchor[0], 0.4)
+    log_likelihood = -0.5 * ((anchor - x) / 0.4).square().sum(dim=(1, 2, 3))
     evidence = prior.log_prob(x) + log_likelihood - posterior.log_prob(x)  # the same for every x
     torch.testing.assert_close(evidence, evidence[:1].expand(6))
+
+
+def test_a_saved_mixture_is_the_same(tmp_path):
+    prior = low_rank(dtype=torch.float32)
+    prior.save(tmp_path / "m.safetensors")
+    x = torch.randn(2, 1, 2, 3)
+    torch.testing.assert_close(
+        GaussianMixturePrior.from_file(tmp_path / "m.safetensors").score(x, 0.1), prior.score(x, 0.1)
+    )
+    with pytest.raises(UserError, match="does not exist"):
+        GaussianMixturePrior.from_file(tmp_path / "none")
+    (tmp_path / "bad").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is not a file of a Gaussian mixture"):
+        GaussianMixturePrior.from_file(tmp_path / "bad")
+
+
+def test_the_fit_recovers_a_mixture():
+    truth = low_rank(dtype=torch.float32)
+    data = truth.sample(6000, torch.Generator().manual_seed(0))
+    log = []
+    fitted = GaussianMixturePrior.fit(data, 3, 2, num_steps=60, observe=lambda step, value: log.append(value))
+    held_out = truth.sample(4000, torch.Generator().manual_seed(1))
+    gap = (truth.log_prob(held_out) - fitted.log_prob(held_out)).double()
+    assert float(gap.mean()) > -3 * float(gap.std()) / 4000**0.5
+    assert float(gap.mean()) < 0.05  # about parameters / (2 N)
+    assert log[-1] > log[0]
+    assert all(b > a - 1e-3 for a, b in pairwise(log[5:]))  # EM does not go down
+    order = torch.cdist(fitted.means.flatten(1), truth.means.flatten(1)).argmin(dim=0)
+    torch.testing.assert_close(fitted.weights[order], truth.weights, rtol=0, atol=0.03)
+    torch.testing.assert_close(fitted.rest[order], truth.rest, rtol=0.1, atol=0)
+    with pytest.raises(UserError, match="cannot fit 3 components of rank 6"):
+        GaussianMixturePrior.fit(data, 3, 6)
 
 
 def test_samples_have_the_moments():
@@ -55,8 +108,8 @@ def test_samples_have_the_moments():
 def test_bad_mixtures_are_refused():
     good = mixture()
     with pytest.raises(UserError, match="sum to 1"):
-        GaussianMixturePrior(good.weights * 2, good.means, good.covariances)
+        GaussianMixturePrior.full(good.weights * 2, good.means, good.covariances)
     with pytest.raises(UserError, match="positive definite"):
-        GaussianMixturePrior(good.weights, good.means, -good.covariances)
+        GaussianMixturePrior.full(good.weights, good.means, -good.covariances)
     with pytest.raises(UserError, match="do not fit"):
-        GaussianMixturePrior(good.weights[:2], good.means, good.covariances)
+        GaussianMixturePrior.full(good.weights[:2], good.means, good.covariances)

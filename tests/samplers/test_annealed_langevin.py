@@ -29,7 +29,7 @@ POINT = (1, 1, 1)
 
 def scalar_prior():
     """N(0, 1) on one pixel."""
-    return GaussianMixturePrior(torch.ones(1), torch.zeros(1, *POINT), torch.ones(1, 1, 1))
+    return GaussianMixturePrior.full(torch.ones(1), torch.zeros(1, *POINT), torch.ones(1, 1, 1))
 
 
 def scalar_measurement(y, sigma_y):
