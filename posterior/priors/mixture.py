@@ -73,8 +73,9 @@ class GaussianMixturePrior(ClosedFormPrior):
             UserError: naming the file, if it is missing or holds something else.
         """
         try:
-            parts = safetensors.torch.load_file(path)
-            return cls(*(parts[name].float() for name in cls.PARTS))
+            parts = {name: value.float() for name, value in safetensors.torch.load_file(path).items()}
+            parts["directions"], _ = torch.linalg.qr(parts["directions"])  # orthonormal again, if they were rounded
+            return cls(*(parts[name] for name in cls.PARTS))
         except FileNotFoundError as error:
             raise UserError(f"mixture {path} does not exist") from error
         except (OSError, KeyError, IndexError, safetensors.SafetensorError) as error:
