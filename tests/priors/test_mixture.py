@@ -73,7 +73,9 @@ def test_a_saved_mixture_is_the_same(tmp_path):
     rounded = GaussianMixturePrior.from_file(tmp_path / "half.safetensors")
     x.requires_grad_()
     (grad,) = torch.autograd.grad(rounded.log_prob(x).sum(), x)
-    torch.testing.assert_close(rounded.score(x.detach(), 0.0), grad, rtol=1e-4, atol=1e-4)  # one law, though a rounded one
+    torch.testing.assert_close(
+        rounded.score(x.detach(), 0.0), grad, rtol=1e-4, atol=1e-4
+    )  # one law, though a rounded one
     with pytest.raises(UserError, match="does not exist"):
         GaussianMixturePrior.from_file(tmp_path / "none")
     (tmp_path / "bad").write_bytes(b"nothing")
