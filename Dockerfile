@@ -1,7 +1,7 @@
 # GPUs through Docker. Checkpoints, images and results stay outside the image and are mounted:
-#   docker build -t posterior-sampling .
+#   docker build -t posterior-sampling . && mkdir -p results cache
 #   docker run --rm --gpus all --shm-size 2g --user "$(id -u):$(id -g)" -v "$PWD/results:/app/results" \
-#       -v /data/ffhq256:/app/ffhq256:ro -v /data/ffhq_10m.pt:/app/ffhq_10m.pt:ro \
+#       -v "$PWD/cache:/app/cache" -v /data/ffhq256:/app/ffhq256:ro -v /data/ffhq_10m.pt:/app/ffhq_10m.pt:ro \
 #       posterior-sampling predict --config configs/dps/super_resolution.yaml
 FROM pytorch/pytorch:2.9.1-cuda12.8-cudnn9-runtime
 

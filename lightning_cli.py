@@ -1,7 +1,7 @@
 """The command line.
 
-python lightning_cli.py predict --config configs/demo/random_inpainting.yaml    draw posterior samples
-python lightning_cli.py fit --config configs/train/toon_faces32.yaml            train a prior
+python lightning_cli.py predict --config configs/demo/super_resolution_dps.yaml    draw posterior samples
+python lightning_cli.py fit --config configs/train/toon_faces32.yaml               train a prior
 
 The configuration files of the DPS code run as they are:
 
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import yaml
@@ -35,17 +35,24 @@ from posterior.module import PosteriorSampling
 from posterior.training import DenoisingTraining
 
 CHANGEABLE = {"limit", "batch_size", "num_workers"}
-"""Settings of `data` that change no result, so that a run may be resumed with other ones."""
+"""Settings that change no result of `predict`, so that a run may be resumed with other ones."""
+CHANGEABLE_IN_TRAINING = {
+    *("learning_rate", "warmup_steps", "cooldown_steps", "ema_decay"),
+    *("checkpoint", "batch_size", "num_workers", "cache"),
+}
+"""Settings that a training run may be resumed with other ones of; they count from then on."""
 
 
 class KeepConfig(SaveConfigCallback):
     """Writes config.yaml into the run's folder, and refuses to resume a run that had other settings."""
 
+    changeable: ClassVar[set[str]] = CHANGEABLE
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         problem = None
         if trainer.is_global_zero:
             try:
-                problem = self._keep(pl_module)
+                problem = self.keep(pl_module)
             except OSError as error:
                 problem = f"cannot write to output.dir: {error}"
         problem = trainer.strategy.broadcast(problem)
@@ -56,29 +63,32 @@ class KeepConfig(SaveConfigCallback):
         # Lightning only notes a SIGTERM and goes on predicting; a run can be killed at any moment, so let it die
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def _keep(self, pl_module: pl.LightningModule) -> str | None:
-        assert isinstance(pl_module, PosteriorSampling)
-        fingerprint = pl_module.prior.fingerprint()
-        text = self.parser.dump(self.config, skip_none=False)
+    def has_started(self, folder: Path) -> bool:
+        """Whether the folder holds something that a resumed run would go on from."""
+        return bool(Journal(folder / "journal").read())
+
+    def keep(self, pl_module: pl.LightningModule) -> str | None:
+        """Write the files; or one line that says why this run does not belong into its folder."""
         folder = Path(self.config.output.dir)
-        path, prior = folder / "config.yaml", folder / "prior.fingerprint"
-        if path.exists() and Journal(folder / "journal").read():
-            old, new = (dict(_settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
+        path, text = folder / "config.yaml", self.parser.dump(self.config, skip_none=False)
+        if path.exists() and self.has_started(folder):
+            old, new = (dict(self._settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
             for key in [*new, *old]:
                 if old.get(key) != new.get(key):
                     return (
                         f"{folder} holds a run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
                         "choose another output.dir, or delete it"
                     )
-            if prior.exists() and prior.read_text(encoding="utf-8").strip() != fingerprint:
-                return (
-                    f"{folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
-                    "to, have changed): choose another output.dir, or delete it"
-                )
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
-        write_whole(prior, f"{fingerprint}\n".encode())
         return None
+
+    def _settings(self, config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """The leaves of a configuration that decide results."""
+        for key, value in [*_leaves(config["model"], "model"), *_leaves(config["data"], "data")]:
+            if key.rpartition(".")[2] not in self.changeable:
+                yield key, value
+        yield "trainer.precision", config["trainer"]["precision"]
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -90,46 +100,31 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The leaves of a configuration that decide results."""
-    for key, value in [*_leaves(config["model"], "model"), *_leaves(config["data"], "data")]:
-        if key.rpartition(".")[2] not in CHANGEABLE:
-            yield key, value
-    yield "trainer.precision", config["trainer"]["precision"]
+class KeepPredictConfig(KeepConfig):
+    """Also refuses another prior behind the same settings."""
 
-
-class KeepTrainingConfig(SaveConfigCallback):
-    """Writes config.yaml into the training run's folder, and refuses to go on with a run of another prior."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        problem = None
-        if trainer.is_global_zero:
-            try:
-                problem = self._keep()
-            except OSError as error:
-                problem = f"cannot write to output.dir: {error}"
-        problem = trainer.strategy.broadcast(problem)
-        if problem:
-            raise UserError(problem)
-
-    def _keep(self) -> str | None:
-        text = self.parser.dump(self.config, skip_none=False)
-        folder = Path(self.config.output.dir)
-        path = folder / "config.yaml"
-        if path.exists() and (folder / "last.ckpt").exists():
-            old, new = (
-                dict(_leaves(yaml.safe_load(t)["model"]["prior"], "model.prior"))
-                for t in (path.read_text(encoding="utf-8"), text)
+    def keep(self, pl_module: pl.LightningModule) -> str | None:
+        assert isinstance(pl_module, PosteriorSampling)
+        folder, fingerprint = Path(self.config.output.dir), pl_module.prior.fingerprint()
+        path, started = folder / "prior.fingerprint", self.has_started(folder)
+        if problem := super().keep(pl_module):
+            return problem
+        if started and path.exists() and path.read_text(encoding="utf-8").strip() != fingerprint:
+            return (
+                f"{folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
+                "to, have changed): choose another output.dir, or delete it"
             )
-            for key in [*new, *old]:
-                if old.get(key) != new.get(key) and not key.endswith(".checkpoint"):
-                    return (
-                        f"{folder} holds a training run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
-                        "choose another output.dir, or delete it"
-                    )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_whole(path, f"{fingerprint}\n".encode())
         return None
+
+
+class KeepTrainingConfig(KeepConfig):
+    """That of a training run, which goes on from its last checkpoint."""
+
+    changeable = CHANGEABLE_IN_TRAINING
+
+    def has_started(self, folder: Path) -> bool:
+        return (folder / TrainingWriter.CHECKPOINT).exists()
 
 
 class PredictCLI(LightningCLI):
@@ -170,6 +165,18 @@ class FitCLI(LightningCLI):
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=resumed)
 
 
+class RunStarted(pl.Callback):
+    """Notes that images are being worked on: from then on ranks may fail each for a reason of its own."""
+
+    value = False
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.value = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.value = True
+
+
 TRAINER_DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
     "logger": False,
@@ -204,18 +211,18 @@ def with_dps_files(arguments: list[str]) -> list[str]:
     return [command, "--config", str(path), *rest]
 
 
-def predict(args: list[str], progress: SamplingProgress) -> None:
+def predict(args: list[str], started: RunStarted) -> None:
     """Draw posterior samples."""
     defaults = TRAINER_DEFAULTS | {
         "inference_mode": False,  # guided samplers need autograd
         "enable_progress_bar": False,  # SamplingProgress is there instead
-        "callbacks": [progress],
+        "callbacks": [SamplingProgress(), started],
     }
     PredictCLI(
         PosteriorSampling,
         MeasuredData,
         subclass_mode_data=True,
-        save_config_callback=KeepConfig,
+        save_config_callback=KeepPredictConfig,
         seed_everything_default=False,
         auto_configure_optimizers=False,
         trainer_defaults=defaults,
@@ -223,13 +230,15 @@ def predict(args: list[str], progress: SamplingProgress) -> None:
     )
 
 
-def fit(args: list[str]) -> None:
+def fit(args: list[str], started: RunStarted) -> None:
     """Train a prior."""
     defaults = TRAINER_DEFAULTS | {
         "enable_progress_bar": sys.stderr.isatty(),
         "max_epochs": -1,
         "num_sanity_val_steps": 0,
         "check_val_every_n_epoch": None,  # val_check_interval counts steps
+        "use_distributed_sampler": False,  # the DataModule gives each rank its images
+        "callbacks": [started],
     }
     FitCLI(
         DenoisingTraining,
@@ -254,14 +263,14 @@ def quiet() -> None:
 def main(args: list[str] | None = None) -> None:
     """Parse and run. A `UserError`, or one of the file system, is printed as one line; the exit status is then 2."""
     quiet()
-    progress = SamplingProgress()
+    started = RunStarted()
     arguments = sys.argv[1:] if args is None else list(args)
     command = arguments[0] if arguments else None
     try:
         if command == "fit":
-            fit(arguments)
+            fit(arguments, started)
         elif command == "predict":
-            predict(with_dps_files(arguments), progress)
+            predict(with_dps_files(arguments), started)
         else:
             print(__doc__.strip(), "\n\nOptions: python lightning_cli.py predict --help, ... fit --help")
             sys.exit(0 if command in ("-h", "--help") else 2)
@@ -272,7 +281,7 @@ def main(args: list[str] | None = None) -> None:
         if cause is None:
             raise
         first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-        if first or progress.started:  # before the start, all ranks find the same error
+        if first or started.value:  # before the start, all ranks find the same error
             print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
 

@@ -15,6 +15,7 @@ from datamodules.array import load_arrays
 from datamodules.training import ToonFaceImages
 from posterior.callbacks.pictures import save_png
 from posterior.callbacks.training import sheet
+from posterior.errors import UserError
 from posterior.metrics.features import VGG16Features, frechet_distance, kernel_distance
 from posterior.priors import DiffusionPrior, GaussianFieldPrior
 from posterior.random import Streams
@@ -54,7 +55,13 @@ def learned_prior(
         sigmas: noise levels.
         cache: folder of rendered faces.
         seed: of noise and samples.
+
+    Raises:
+        UserError: if a number is out of range, or VGG16's weights are not there.
     """
+    if not 1 <= sheet_images <= num_samples or num_samples < 2:
+        raise UserError("learned-prior: needs num_samples >= 2 and sheet_images between 1 and num_samples")
+    features = VGG16Features()  # its weights may be missing: that should be known before hours of sampling
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -67,13 +74,20 @@ def learned_prior(
     training = _faces(ToonFaceImages(size, training_start, training_count, cache))
     fresh = _faces(ToonFaceImages(size, fresh_start, 2 * num_samples, cache))
 
-    denoising(prior, faces, training[: len(faces)], sigmas, seed, say)
+    both = min(len(faces), len(training))
+    denoising(prior, faces[:both], training[:both], sigmas, seed, say)
 
     shape = tuple(faces.shape[1:])
     ancestral = draw(
-        prior, ReverseDiffusion(RespacedSigmas(250), Ancestral(), clip_denoised=True), sheet_images, shape, seed
+        prior,
+        ReverseDiffusion(RespacedSigmas(250, prior.noise_schedule), Ancestral(), clip_denoised=True),
+        sheet_images,
+        shape,
+        seed,
     )
-    samples = draw(prior, ReverseDiffusion(RespacedSigmas("ddim50"), DDIM()), num_samples, shape, seed)
+    samples = draw(
+        prior, ReverseDiffusion(RespacedSigmas("ddim50", prior.noise_schedule), DDIM()), num_samples, shape, seed
+    )
     gap = np.full((sheet(faces[:sheet_images]).shape[0], 16, 3), 255, dtype=np.uint8)
     save_png(
         np.concatenate(
@@ -85,7 +99,6 @@ def learned_prior(
 
     field = GaussianFieldPrior.fit(training[:4096])
     gaussian = field.sample_from(torch.randn(num_samples, *shape, generator=torch.Generator().manual_seed(seed)))
-    features = VGG16Features()
     real, other = features.of_set(fresh[:num_samples]), features.of_set(fresh[num_samples:])
     floor = frechet_distance(real, other)
     sets = {"real faces (floor)": other}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ TASKS: dict[str, tuple[OperatorFamily, float]] = {
 """Small task -> operator and DPS scale."""
 ANCHOR_SIGMA = 0.34226
 """Noise level at diffusion time t = 100."""
+TASKS_KEY = f"anchor {ANCHOR_SIGMA} scales {[scale for _, scale in TASKS.values()]}"
 METRICS = ("l2", "lpips", "residual")
 
 
@@ -102,10 +104,9 @@ def step_size(
         UserError: if the folder holds results of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    settings = (
-        f"{prior.fingerprint()} faces {num_faces} levels {num_levels} growth {growth} dps {dps_steps} seed {seed}"
-    )
-    _keep_settings(output / "settings.txt", settings)
+    batches = {task: _measured(held_out, family, num_faces, seed) for task, (family, _) in TASKS.items()}
+    settings = f"{prior.fingerprint()} levels {num_levels} growth {growth} dps {dps_steps} seed {seed} {TASKS_KEY}"
+    _keep_settings(output / "settings.txt", f"{settings} {_digest(batches)}")
     images = ToonFaceImages(32, 1000, num_real, cache)
     images.prepare()
     images.load()
@@ -114,9 +115,9 @@ def step_size(
     rows = []
     figure = Figure(figsize=(13, 7), layout="constrained")
     panels = figure.subplots(2, len(TASKS))
-    for column, (task, (family, scale)) in enumerate(TASKS.items()):
-        run = TaskRun(prior, _measured(held_out, family, num_faces, seed), output / f"task{column}", network)
-        dps = run.dps(DPS(RespacedSigmas(dps_steps), scale=scale))
+    for column, (task, (_, scale)) in enumerate(TASKS.items()):
+        run = TaskRun(prior, batches[task], output / f"task{column}", network)
+        dps = run.dps(DPS(RespacedSigmas(dps_steps, prior.noise_schedule), scale=scale))
         outcomes = {("start", 0.0, 0.0, ""): run.start()}
         for score_sigma in score_sigmas:
             level = max(score_sigma, prior.sigma_min)
@@ -223,6 +224,16 @@ def _measured(held_out: Path, family: OperatorFamily, num_faces: int, seed: int)
     data = ImageArray(held_out, family, GaussianNoise(0.05), seed=seed, batch_size=num_faces, limit=num_faces)
     data.setup("predict")
     return data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0)
+
+
+def _digest(batches: dict[str, Batch]) -> str:
+    """Of everything that was measured, and of the truths."""
+    digest = hashlib.blake2b(digest_size=8)
+    for batch in batches.values():
+        assert batch.measurement is not None
+        assert batch.truth is not None
+        digest.update(batch.measurement.y.numpy().tobytes() + batch.truth.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def spelt(value: tuple[float, float], digits: int) -> str:

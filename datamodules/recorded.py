@@ -50,7 +50,7 @@ class RecordedMeasurements(MeasuredData):
         if operator.random:
             raise UserError(
                 f"RecordedMeasurements: {type(operator).__name__} draws its parameters at random; name the operator "
-                "that made y (for inpainting: MaskInpainting with the mask file)"
+                "that made y (for inpainting MaskInpainting with the mask, for blur GivenBlur with the kernel)"
             )
         self.root, self.image_shape = Path(root), tuple(image_shape)
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,11 +17,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from datamodules.toon import render_toon_face, require_renderer
 from posterior.errors import UserError
 from posterior.images import list_images, load_image, to_pixels
+from posterior.random import stream
 
 CHUNK = 500
 """Faces per file of the cache."""
@@ -164,31 +165,40 @@ class FolderImages(ImageSet):
         return load_image(self.paths[index], self.crop, self.size)
 
 
-class Shuffled(DistributedSampler[int]):
-    """This rank's share of a fresh permutation an epoch, which (seed, epoch) decides; Lightning sets the epoch."""
+class TrainingOrder(Sampler[list[int]]):
+    """This rank's batches, without end: epoch after epoch, each a fresh permutation that (seed, epoch) decides.
 
-    def __init__(self, images: ImageSet, rank: int, world_size: int, seed: int) -> None:
-        super().__init__(images, num_replicas=world_size, rank=rank, shuffle=True, seed=seed, drop_last=True)
+    Batch number n of a rank is the same whenever it is asked for, so that a resumed run sees the images it would have
+    seen. What does not fill a batch on every rank is left out of an epoch.
 
+    Args:
+        num_images: how many there are.
+        batch_size: images a batch and rank.
+        rank, world_size: this rank, and their number.
+        seed: of the permutations.
+        first: number of the first batch.
+    """
 
-class Strided(DistributedSampler[int]):
-    """This rank's share of all images in order, none repeated."""
+    def __init__(
+        self, num_images: int, batch_size: int, rank: int, world_size: int, seed: int, first: Callable[[], int]
+    ) -> None:
+        self.num_images, self.batch_size, self.seed, self.first = num_images, batch_size, seed, first
+        self.rank, self.world_size = rank, world_size
+        self.batches_per_epoch = num_images // (batch_size * world_size)
 
-    def __init__(self, images: ImageSet, rank: int, world_size: int) -> None:
-        self.indices = range(rank, len(images), world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing is shuffled."""
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, batch = divmod(self.first(), self.batches_per_epoch)
+        while True:
+            order = torch.randperm(self.num_images, generator=stream(self.seed, f"epoch {epoch}", -1, "order"))
+            mine = order[self.rank :: self.world_size].tolist()
+            while batch < self.batches_per_epoch:
+                yield mine[batch * self.batch_size :][: self.batch_size]
+                batch += 1
+            epoch, batch = epoch + 1, 0
 
 
 class TrainingImages(pl.LightningDataModule):
-    """Batches to learn a prior from.
+    """Batches to learn a prior from; ranks get disjoint images (the trainer must not shard them again).
 
     Args:
         training: images to learn from.
@@ -235,21 +245,23 @@ class TrainingImages(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """Full batches of this rank's share, in a new order every epoch."""
-        return self._loader(self.training, Shuffled(self.training, *self.ranks, self.seed), drop_last=True)
+        """This rank's batches, without end, from where the trainer stands."""
+        order = TrainingOrder(len(self.training), self.batch_size, *self.ranks, self.seed, self._batches_done)
+        return self._loader(self.training, order)
+
+    def _batches_done(self) -> int:
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """This rank's share of the validation images, in order."""
-        return self._loader(self.validation, Strided(self.validation, *self.ranks), drop_last=False)
+        rank, world_size = self.ranks
+        share = range(rank, len(self.validation), world_size)
+        return self._loader(self.validation, BatchSampler(share, self.batch_size, drop_last=False))
 
-    def _loader(
-        self, images: ImageSet, sampler: DistributedSampler[int], drop_last: bool
-    ) -> DataLoader[tuple[Tensor, int]]:
+    def _loader(self, images: ImageSet, batches: Sampler[list[int]]) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(
             images,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            batch_sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -6,6 +6,7 @@ is named. Facts of the format: the files and the code of DPS2022/diffusion-poste
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,22 @@ class Section:
             UserError: naming the value, if it has none.
         """
         value = self.take(key, *default)
-        if value not in choices:
+        if not isinstance(value, Hashable) or value not in choices:
             raise UserError(
                 f"{self.where}: {key}: {value!r} has no counterpart here (known: {', '.join(map(str, choices))})"
             )
         return choices[value]
+
+    def pair(self, key: str, *default: Any) -> tuple[Any, Any]:
+        """Two numbers.
+
+        Raises:
+            UserError: if they are not.
+        """
+        value = self.take(key, *default)
+        if not isinstance(value, (list, tuple)) or [isinstance(v, (int, float)) for v in value] != [True, True]:
+            raise UserError(f"{self.where}: {key} must be two numbers, got {value!r}")
+        return value[0], value[1]
 
     def section(self, key: str) -> Section:
         """A mapping inside."""
@@ -137,25 +149,30 @@ def _numbers(value: Any) -> list[Any] | None:
     return [float(text) if "." in text else int(text) for text in parts] or None
 
 
-SAME_NAMES = (
-    *("image_size", "num_channels", "num_res_blocks", "learn_sigma", "num_head_channels"),
-    *("use_scale_shift_norm", "dropout", "resblock_updown", "use_new_attention_order"),
-)
-"""Settings of the network that are called the same here."""
+NETWORK_DEFAULTS = {
+    "learn_sigma": False,
+    "num_heads": 1,
+    "num_head_channels": -1,
+    "use_scale_shift_norm": False,
+    "dropout": 0.0,
+    "resblock_updown": False,
+    "use_new_attention_order": False,
+}
+"""What the DPS code takes where its file says nothing; ours are called the same."""
 
 
 def _network(model: Section) -> tuple[Part, str, bool]:
     model.take("use_checkpoint", False)  # trade memory for time in training: no effect on results
     model.take("use_fp16", False)  # precision is the trainer's choice here
     model.choose("class_cond", {False: None}, False)
-    heads = model.take("num_heads", 4)
-    model.choose("num_heads_upsample", {-1: None, heads: None}, -1)
-    settings = {name: model.values.pop(name) for name in SAME_NAMES if name in model.values}
+    settings = {name: model.take(name) for name in ("image_size", "num_channels", "num_res_blocks")}
+    settings |= {name: model.take(name, default) for name, default in NETWORK_DEFAULTS.items()}
+    model.choose("num_heads_upsample", {-1: None, settings["num_heads"]: None}, -1)
     settings["channel_mult"] = _numbers(model.take("channel_mult", ""))
     settings["attention_resolutions"] = _numbers(model.take("attention_resolutions", 16)) or []
     checkpoint = model.take("model_path")
     model.done()
-    return part("priors.UNet", num_heads=heads, **settings), str(checkpoint), settings.get("learn_sigma", True)
+    return part("priors.UNet", **settings), str(checkpoint), bool(settings["learn_sigma"])
 
 
 def _diffusion(diffusion: Section, learn_sigma: bool) -> tuple[Part, str, Part, Part, bool]:
@@ -232,11 +249,11 @@ def _mask(mask: Section) -> Part:
     mask.take("image_size", None)  # ours follows the image
     kind = mask.choose("mask_type", {"random": "random", "box": "box"})
     if kind == "random":
-        low, high = mask.take("mask_prob_range")
+        low, high = mask.pair("mask_prob_range")
         result = part("operators.RandomInpainting", low=low, high=high)
     else:
-        low, high = mask.take("mask_len_range")
-        margins = mask.take("margin", [16, 16])
+        low, high = mask.pair("mask_len_range")
+        margins = mask.pair("margin", [16, 16])
         if high - low != 1 or len(set(margins)) != 1:
             raise UserError(
                 f"{mask.where}: boxes of {low} to {high - 1} pixels with margins {list(margins)} have no counterpart "

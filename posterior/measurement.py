@@ -43,15 +43,31 @@ class Measurement:
 
     def log_likelihood_grad(self, x: Tensor) -> Tensor:
         """Gradient of log p(y | x), (B, C, H, W); for Gaussian noise A^T (y - A x) / sigma_y^2."""
-        return self.operator.vjp(x, self.likelihood.score(self.y, self.operator.forward(x)))
+        with torch.autocast(x.device.type, enabled=False):  # the likelihood keeps its precision
+            x = _wide(x)
+            return self.operator.vjp(x, self.likelihood.score(self.y, self.operator.forward(x)))
 
     def distance(self, x: Tensor) -> Tensor:
         """The likelihood's data misfit of images x, (B,); for Gaussian noise ||y - A x||."""
-        return self.likelihood.distance(self.y, self.operator.forward(x))
+        return self.likelihood.distance(self.y, self.observed(x))
+
+    def observed(self, x: Tensor) -> Tensor:
+        """A x without noise, (B, *measurement_shape), in float32 at least."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.operator.forward(_wide(x))
+
+    def residual_norm(self, x: Tensor) -> Tensor:
+        """||y - A x||, (B,)."""
+        return torch.linalg.vector_norm((self.y - self.observed(x)).flatten(1), dim=1)
 
     def relative_residual(self, x: Tensor) -> Tensor:
-        """Root mean square of (y - A x) / std over the m measured entries, (B,): about 1 for the truth."""
-        deviation = (self.y - self.operator.forward(x)) / self.likelihood.variance(self.y) ** 0.5
+        """Root mean square of (y - A x) / std over the m measured entries, (B,): about 1 for the truth.
+
+        The standard deviation is that of the noise at A x. (Under photon noise less than 1 where pictures are black or
+        saturated: there counts do not vary, or are cut off.)
+        """
+        clean = self.observed(x)
+        deviation = (self.y - clean) / self.likelihood.variance(clean) ** 0.5
         return torch.linalg.vector_norm(deviation.flatten(1), dim=1) / self.operator.num_measured().to(x) ** 0.5
 
     def linear_operator(self, who: str) -> LinearOperator:
@@ -81,8 +97,16 @@ class Measurement:
 
     def rows(self, index: Tensor) -> Measurement:
         """The measurements of the rows ``index``."""
-        return replace(self, y=self.y[index], operator=self.operator.rows(index))
+        return replace(
+            self, y=self.y[index], operator=self.operator.rows(index), likelihood=self.likelihood.rows(index)
+        )
 
     def to(self, device: torch.device | str) -> Measurement:
         """The measurement on another device."""
-        return replace(self, y=self.y.to(device), operator=self.operator.to(device))
+        return replace(
+            self, y=self.y.to(device), operator=self.operator.to(device), likelihood=self.likelihood.to(device)
+        )
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

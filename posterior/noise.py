@@ -24,7 +24,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def variance(self, y: Tensor) -> Tensor | float:
-        """Variance of the noise in each entry of y, (B, *S) or one number."""
+        """Variance of the noise in each entry at the level of y (or of A x), (B, *S) or one number."""
 
     def score(self, y: Tensor, clean: Tensor) -> Tensor:
         """Gradient of log p(y | clean) with respect to ``clean``, (B, *S), for Gaussian noise of that variance."""
@@ -37,6 +37,14 @@ class Likelihood(ABC):
     @abstractmethod
     def annealed(self, added_variance: float, y: Tensor) -> Likelihood:
         """The law after more Gaussian noise of this variance was added to y (B, *S)."""
+
+    def rows(self, index: Tensor) -> Likelihood:
+        """The law of the images ``index``."""
+        return self
+
+    def to(self, device: torch.device | str) -> Likelihood:
+        """The law on another device."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -155,3 +163,9 @@ class VaryingNoise(Likelihood):
 
     def annealed(self, added_variance: float, y: Tensor) -> VaryingNoise:
         return VaryingNoise(self.variances + added_variance)
+
+    def rows(self, index: Tensor) -> VaryingNoise:
+        return VaryingNoise(self.variances[index])
+
+    def to(self, device: torch.device | str) -> VaryingNoise:
+        return VaryingNoise(self.variances.to(device))

@@ -61,7 +61,8 @@ class DenoisingTraining(pl.LightningModule):
 
     The loss is the squared error of the network's output (noise, x0 or v, as the prior says), with one noise level an
     image, stratified over the batch. Batches are (images (B, C, H, W) in [-1, 1], their indices (B,)). Noise and levels
-    depend on (seed, step, rank), those of the validation on the image's index: a resumed run goes on as it would have.
+    depend on (seed, step, rank), those of the validation on the image's index: a resumed run goes on as it would have
+    (only dropout, if there is any, draws other numbers).
 
     Args:
         prior: the prior to train; its checkpoint, if any, is where training starts.
@@ -111,11 +112,19 @@ class DenoisingTraining(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if self.trainer.max_steps < 1:
             raise UserError("training needs trainer.max_steps")
+        if str(self.trainer.precision).endswith("-true") and self.trainer.precision != "32-true":
+            raise UserError(
+                f"trainer.precision {self.trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed"
+            )
 
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.prior.network.parameters(), lr=self.learning_rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.prior.network.parameters(), lr=self.learning_rate, betas=(0.9, 0.99))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate: that of this run's settings, also in a resumed run."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * self.rate(self.global_step)
 
     def rate(self, step: int) -> float:
         """The learning rate at a step, as a fraction of `learning_rate`."""

@@ -202,6 +202,7 @@ def test_a_fixed_variance_goes_with_a_network_that_has_learned_none(files):
             "dynamic_threshold: True has no counterpart",
         ),
         ("diffusion", "epsilon", "previous_x", "model_mean_type: 'previous_x' has no counterpart"),
+        ("task", "method: ps", "method: [ps]", r"method: \['ps'\] has no counterpart"),
         ("task", "method: ps", "method: magic", "method: 'magic' has no counterpart here"),
         (
             "task",
@@ -223,6 +224,25 @@ def test_what_has_no_counterpart_is_named(files, file, old, new, message):
         convert(*files(**texts), Path("out"))
     assert f"{file}.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["0.5", "[0.1, 0.2, 0.3]", "[a, b]"])
+def test_a_range_must_be_two_numbers(files, value):
+    task = TASK.replace(GAUSSIAN, INPAINTING.replace("!!python/tuple [0.3, 0.7]", value))
+    with pytest.raises(UserError, match="mask_opt: mask_prob_range must be two numbers"):
+        convert(*files(task=task), Path("out"))
+
+
+def test_what_a_file_leaves_out_is_what_dps_takes(files):
+    """One head, no learned variance, plain resampling: the same shapes would load with other heads, and be wrong."""
+    lines = FFHQ.splitlines(keepends=True)
+    kept = ("image_size", "num_channels", "num_res_blocks", "model_path")
+    model = "".join(line for line in lines if line.startswith(kept))
+    config = convert(*files(model, DIFFUSION.replace("learned_range", "fixed_small")), Path("out"))
+    network = config["model"]["prior"]["init_args"]["network"]["init_args"]
+    expected = {"num_heads": 1, "learn_sigma": False, "use_scale_shift_norm": False, "resblock_updown": False}
+    assert expected.items() <= network.items()
+    assert network["attention_resolutions"] == [16]
 
 
 @pytest.mark.usefixtures("no_lpips_weights")

@@ -100,6 +100,23 @@ def test_the_residual_of_the_truth_is_one_under_photon_noise():
     assert measurement.relative_residual(truth).tolist() == pytest.approx([1, 1], abs=0.08)
 
 
+@pytest.mark.parametrize("grey", [-0.9, -0.5, 0.5])
+def test_the_residual_of_a_dark_truth_is_one_too(grey):
+    from posterior.operators import SuperResolution
+
+    truth = torch.full((1, 3, 32, 32), grey)
+    operator = SuperResolution(2, "average").realise((3, 32, 32))
+    noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    measurement = Measurement.simulate(truth, operator, PoissonNoise(1.0), noise)
+    assert float(measurement.relative_residual(truth)) == pytest.approx(1, abs=0.1)
+
+
+def test_annealed_photon_noise_follows_its_images():
+    law = PoissonNoise(1.0).annealed(0.1, torch.tensor([[-0.5], [0.5]]))
+    assert law.rows(torch.tensor([1, 1])).variances.flatten().tolist() == [float(law.variances[1])] * 2
+    assert PoissonNoise(1.0).rows(torch.tensor([0])) == PoissonNoise(1.0)
+
+
 def test_the_rate_must_be_positive():
     with pytest.raises(UserError, match="rate must be > 0"):
         PoissonNoise(0.0)

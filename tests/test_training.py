@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -118,19 +120,46 @@ def test_the_exported_weights_are_the_average_and_load_as_a_prior(start, stored)
     assert {value.dtype.name for value in weights(folder).values()} == {stored}
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(start, tmp_path):
-    whole = start("--output.dir", str(tmp_path / "whole"))
-    whole = tmp_path / "whole"
-    folder = start("--trainer.max_steps", "8", "--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2")
-    assert [row["step"] for row in losses(folder)] == [2, 4]
-    start("--trainer.max_steps", "8")
+@pytest.mark.parametrize("stop", [2, 3])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(start, tmp_path, stop):
+    """Stopped at an epoch's end (2 steps an epoch) or within one, and started again with the same command."""
+    start("--output.dir", str(tmp_path / "whole"))
+    whole, folder = tmp_path / "whole", start.output
+    longer = ("--model.cooldown_steps", "0")  # so that both have the same rates until then
+    start("--trainer.max_steps", str(stop), *longer)
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == stop
+    start()
     assert [row["step"] for row in losses(folder)] == [2, 4, 6, 8]
+    assert [row["images"] for row in losses(folder)] == [12, 24, 36, 48]
     expected = weights(whole)
     for name, value in weights(folder).items():
         np.testing.assert_allclose(value, expected[name], atol=1e-6)
     for ours, theirs in zip(losses(folder), losses(whole), strict=True):
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-5)
         assert ours["rate"] == pytest.approx(theirs["rate"])
+
+
+def test_the_end_is_written_though_no_validation_falls_there(start):
+    folder = start("--trainer.max_steps", "5")
+    assert [row["step"] for row in losses(folder)] == [2, 4]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 5
+    with safetensors.safe_open(folder / "prior.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["training"])["step"] == 5
+        assert json.loads(file.metadata()["training"])["images"] == 30
+
+
+def test_a_new_rate_counts_in_a_resumed_run(start):
+    start("--trainer.max_steps", "4", "--model.cooldown_steps", "0")
+    folder = start("--model.learning_rate", "1e-5", "--model.cooldown_steps", "0")
+    assert [row["rate"] for row in losses(folder)][1:] == pytest.approx([2e-3, 1e-5, 1e-5])
+
+
+def test_a_row_cut_off_is_passed_over(start):
+    folder = start("--trainer.max_steps", "4", "--model.cooldown_steps", "0")
+    with (folder / "losses.csv").open("a") as file:
+        file.write("6,3")
+    start()
+    assert [row["step"] for row in losses(folder)] == [2, 4, 6, 8]
 
 
 def test_another_prior_in_the_same_folder_is_refused(start, capsys):
@@ -140,21 +169,61 @@ def test_another_prior_in_the_same_folder_is_refused(start, capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     assert "prior.init_args.prediction = 'v', now it is 'epsilon'" in line
+    with pytest.raises(SystemExit):
+        start("--data.training.init_args.start", "5")
+    assert "data.training.init_args.start = 4, now it is 5" in capsys.readouterr().err
 
 
-def test_two_processes_train_one_network(start, root):
+DIGEST = """
+import pytorch_lightning as pl
+from pathlib import Path
+
+class Digest(pl.Callback):
+    def __init__(self, folder: Path):
+        self.folder, self.seen = Path(folder), []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.seen += batch[1].tolist()
+
+    def on_train_end(self, trainer, module):
+        total = sum(p.double().abs().sum().item() for p in module.prior.network.parameters())
+        average = sum(p.double().abs().sum().item() for p in module.average.network.parameters())
+        text = f"{total!r} {average!r} {self.seen}"
+        (self.folder / f"rank{trainer.global_rank}.txt").write_text(text)
+"""
+
+
+def test_two_processes_train_one_network(start, root, tmp_path):
+    """On different images, with the same weights at the end: their gradients were averaged."""
+    (tmp_path / "digest.py").write_text(DIGEST)
     arguments = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "3"]
+    arguments += [
+        f"--trainer.callbacks+={json.dumps({'class_path': 'digest.Digest', 'init_args': {'folder': str(tmp_path)}})}"
+    ]
     command = [sys.executable, "lightning_cli.py", "fit", "--config", str(start.config), *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     rows = losses(start.output)
     assert [row["images"] for row in rows] == [12, 24, 36, 48]
     assert done.stderr.count("step 8: ") == 1
     assert rows[-1]["val_loss"] < rows[0]["val_loss"]
-    single = weights(start.output)
-    state = torch.load(start.output / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.isfinite(value).all() for value in state.values())
-    assert set(single) == {n.removeprefix("average.network.") for n in state if n.startswith("average.")}
+    texts = [(tmp_path / f"rank{rank}.txt").read_text().split(" ", 2) for rank in (0, 1)]
+    assert texts[0][:2] == texts[1][:2]
+    seen = [json.loads(text[2]) for text in texts]
+    assert all(len(s) == 24 for s in seen)
+    for epoch in range(4):  # an epoch is 12 images, six a rank
+        assert sorted(seen[0][6 * epoch :][:6] + seen[1][6 * epoch :][:6]) == list(range(12))
+
+
+def test_an_error_on_another_rank_is_said(start, root, tmp_path):
+    for number in range(4, 16):
+        (tmp_path / "images" / f"{number:02d}.png").write_bytes(b"no picture")
+    arguments = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "3"]
+    command = [sys.executable, "lightning_cli.py", "fit", "--config", str(start.config), *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    assert "cannot be decoded" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -166,6 +235,7 @@ def test_two_processes_train_one_network(start, root):
         (["--data.batch_size", "13"], "12 training and 4 validation images are too few for steps of 13"),
         (["--data.training.init_args.root", "nowhere"], "image folder nowhere does not exist"),
         (["--trainer.max_steps", "-1"], "training needs trainer.max_steps"),
+        (["--trainer.precision", "bf16-true"], "trainer.precision bf16-true is not supported"),
         (["--output.sheet_steps", "300"], "no integer stride takes 300"),
         (["--model.prior.init_args.network.init_args.learn_sigma", "true"], "set learn_sigma to false"),
     ],

@@ -36,12 +36,10 @@ class SamplingProgress(pl.Callback):
         self.images: TaskID | None = None
         self.steps: TaskID | None = None
         self.total = self.done = 0
-        self.started = False
         self.last_line = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PosteriorSampling)
-        self.started = True
         if not trainer.is_global_zero:
             return
         data = ResultWriter.data(trainer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -169,7 +170,7 @@ class ResultWriter(pl.Callback):
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several ranks may write the same file
     partial.write_bytes(content)
     partial.replace(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 import time
@@ -46,8 +47,17 @@ def export(prior: DiffusionPrior, path: Path, dtype: torch.dtype, metadata: dict
     write_whole(path, safetensors.torch.save(state, metadata))
 
 
+def read_losses(path: Path, columns: list[str]) -> list[dict[str, float]]:
+    """The rows of a losses.csv that have these columns; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if set(row) == set(columns) and all(row.values())]
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
 class TrainingWriter(pl.Callback):
-    """Writes a training run's folder at every validation, and prints a line.
+    """Writes a training run's folder at every validation and at the end, and prints a line.
 
     ``last.ckpt`` (to go on from), ``prior.safetensors`` (the averaged weights, with the step in its metadata),
     ``losses.csv``, ``losses.png``, ``sheets/`` (samples of the averaged prior from the same noise every time).
@@ -77,39 +87,53 @@ class TrainingWriter(pl.Callback):
         self.weights = weights
         self.sheet_images, self.sheet_steps = sheet_images, sheet_steps
         self.started = self.trained = 0.0
+        self.images, self.saved_step = 0, -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DenoisingTraining)
         self.reverse(pl_module.prior)  # a bad respacing is found now, not at the first validation
 
     def state_dict(self) -> dict[str, Any]:
-        return {"trained": self.trained + time.monotonic() - self.started}
+        return {"images": self.images, "trained": self.trained + time.monotonic() - self.started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.trained = state_dict["trained"]
+        self.images, self.trained = state_dict["images"], state_dict["trained"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch[0]) * trainer.world_size
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.save(trainer, pl_module, validated=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.saved_step < trainer.global_step:  # max_steps is no multiple of the validation interval
+            self.save(trainer, pl_module, validated=False)
+
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, validated: bool) -> None:
+        """Write everything, the losses only if they were measured now; collective."""
         assert isinstance(pl_module, DenoisingTraining)
-        if trainer.sanity_checking:
-            return
+        self.saved_step = step = trainer.global_step
         partial = self.dir / f".{self.CHECKPOINT}.partial"
-        trainer.save_checkpoint(partial)  # every rank takes part
+        trainer.save_checkpoint(partial)
         if not trainer.is_global_zero:
             return
         partial.replace(self.dir / self.CHECKPOINT)
-        step = trainer.global_step
         row = {
             "step": step,
-            "images": step * trainer.world_size * trainer.datamodule.batch_size,  # type: ignore[attr-defined]
+            "images": self.images,
             "hours": round(self.state_dict()["trained"] / 3600, 4),
             "rate": trainer.optimizers[0].param_groups[0]["lr"],
             **{name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-        self._record(row)
-        metadata = {"config": json.dumps(row), "version": posterior.__version__}
+        if validated:
+            self._record(row)
+        metadata = {"training": json.dumps(row), "version": posterior.__version__}
         export(pl_module.average, self.dir / "prior.safetensors", getattr(torch, self.weights), metadata)
         if self.sheet_images:
             image_shape = trainer.datamodule.training[0][0].shape  # type: ignore[attr-defined]
@@ -131,15 +155,12 @@ class TrainingWriter(pl.Callback):
         told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("step", "rate"))
         print(f"step {row['step']}: {told}", file=sys.stderr, flush=True)
         path = self.dir / "losses.csv"
-        rows = [row]
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                found = [{name: float(value) for name, value in old.items()} for old in csv.DictReader(file)]
-            rows = [old for old in found if old["step"] < row["step"]] + rows
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
-            writer.writerows(rows)
+        rows = [*(old for old in read_losses(path, list(row)) if old["step"] < row["step"]), row]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(path, text.getvalue().encode())
         figure = Figure(figsize=(9, 4), layout="constrained")
         losses, errors = figure.subplots(1, 2)
         for name in list(row)[4:]:

@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
+from posterior.checkpoint import load_checkpoint
 from posterior.errors import UserError
 
 VGG16_WEIGHTS = "vgg16-397923af.pth"
@@ -39,7 +40,7 @@ class VGG16Features(nn.Module):
         side: side in pixels to which images are resized, >= 32.
 
     Raises:
-        UserError: if the weights are not there, or side < 32.
+        UserError: if the weights are not there or not readable, or side < 32.
     """
 
     def __init__(self, side: int = 64) -> None:
@@ -48,19 +49,18 @@ class VGG16Features(nn.Module):
             raise UserError(f"VGG16Features: side must be >= 32, got {side}")
         if not hub_file(VGG16_WEIGHTS).is_file():
             raise UserError(f"VGG16's features need its weights: {missing(VGG16_WEIGHTS)}")
-        state = torch.load(hub_file(VGG16_WEIGHTS), map_location="cpu", weights_only=True, mmap=True)
         self.side = side
-        self.network = torchvision.models.vgg16().features
-        self.network.load_state_dict(
-            {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-        )
+        with torch.device("meta"):
+            self.features = torchvision.models.vgg16().features  # keys as in the file
+        self.features.to_empty(device="cpu")
+        load_checkpoint(self, hub_file(VGG16_WEIGHTS), unused="classifier.")
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, 512) of images (B, 3, H, W) in [-1, 1], clipped."""
         x = F.interpolate((x.clamp(-1, 1) + 1) / 2, size=(self.side, self.side), mode="bilinear")
-        return self.network(normalize(x, IMAGENET_MEAN, IMAGENET_STD)).mean(dim=(2, 3))
+        return self.features(normalize(x, IMAGENET_MEAN, IMAGENET_STD)).mean(dim=(2, 3))
 
     def of_set(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """Features (N, 512), float64, of many images (N, 3, H, W)."""

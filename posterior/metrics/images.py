@@ -83,7 +83,7 @@ class LPIPS(ImageMetric):
         super().__init__()
         if upsample < 1:
             raise UserError(f"LPIPS: upsample must be >= 1, got {upsample}")
-        self.name = f"lpips_{net}"
+        self.name = f"lpips_{net}" + (f"_x{upsample}" if upsample > 1 else "")
         self.upsample = upsample
         self.least_side = -(-32 // upsample)
         if not hub_file(self.WEIGHTS[net]).is_file():

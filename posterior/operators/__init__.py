@@ -3,7 +3,7 @@
 from posterior.operators.base import LinearOperator, Operator, OperatorFamily
 from posterior.operators.dense import Dense
 from posterior.operators.inpainting import BoxInpainting, Inpainting, MaskInpainting, RandomInpainting
-from posterior.operators.motion_blur import KernelBlur, MotionBlur
+from posterior.operators.motion_blur import GivenBlur, KernelBlur, MotionBlur
 from posterior.operators.nonlinear_blur import EncodedBlur, KernelWizard, NonlinearBlur
 from posterior.operators.phase_retrieval import FourierAmplitude, PhaseRetrieval
 from posterior.operators.separable import GaussianBlur, Separable, SuperResolution
@@ -14,6 +14,7 @@ __all__ = [
     "EncodedBlur",
     "FourierAmplitude",
     "GaussianBlur",
+    "GivenBlur",
     "Inpainting",
     "KernelBlur",
     "KernelWizard",

@@ -77,9 +77,13 @@ class LinearOperator(Operator):
     def adjoint(self, v: Tensor) -> Tensor:
         """A^T v: (B, *measurement_shape) -> (B, C, H, W)."""
 
-    def norm(self) -> float:
-        """||A||, the largest singular value (the largest over the batch); by power iteration unless overridden."""
+    def norm(self) -> Tensor:
+        """||A||, the largest singular value: one for all images (), or one for each (B,). By power iteration."""
         return power_iteration_norm(self)
+
+    def norm_bound(self) -> float:
+        """A bound on ||A|| that an image's batch does not change; the norm itself unless overridden."""
+        return float(self.norm().max())
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         return self.adjoint(v)
@@ -106,21 +110,24 @@ class OperatorFamily(ABC):
         """
 
 
-def power_iteration_norm(operator: LinearOperator, num_steps: int = 200, tolerance: float = 1e-7) -> float:
-    """||A|| by power iteration on A^T A in float64, for operators without a closed form.
+def power_iteration_norm(operator: LinearOperator, num_steps: int = 200, tolerance: float = 1e-7) -> Tensor:
+    """||A|| by power iteration on A^T A in float64, for operators without a closed form: () or (B,), on the CPU.
 
-    Stops when an iteration changes the estimate by less than ``tolerance`` (relative); converges from below.
+    An image's estimate converges from below and is final once a step changes it by less than ``tolerance`` (relative),
+    so that it does not depend on the other images.
     """
     operator = operator.to("cpu").to(torch.float64)
     rows = max((len(getattr(operator, name)) for name in operator.per_image), default=1)
-    x = torch.randn(rows, *operator.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    previous = 0.0
+    start = torch.randn(1, *operator.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, norms, done = start.expand(rows, -1, -1, -1), torch.zeros(rows), torch.zeros(rows, dtype=torch.bool)
+    norms = norms.double()
     for _ in range(num_steps):
         x = operator.adjoint(operator.forward(x))
         length = torch.linalg.vector_norm(x.flatten(1), dim=1)
-        x = x / length.view(-1, *[1] * (x.ndim - 1)).clamp_min(1e-300)
-        estimate = float(length.max()) ** 0.5
-        if abs(estimate - previous) <= tolerance * estimate:
+        x = x / length.view(-1, 1, 1, 1).clamp_min(1e-300)
+        estimate = torch.where(done, norms, length.sqrt())
+        done = done | ((estimate - norms).abs() <= tolerance * estimate)
+        norms = estimate
+        if done.all():
             break
-        previous = estimate
-    return estimate
+    return norms if operator.per_image else norms[0]

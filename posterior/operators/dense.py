@@ -32,5 +32,5 @@ class Dense(LinearOperator):
     def adjoint(self, v: Tensor) -> Tensor:
         return (v.flatten(1) @ self.matrix).view(-1, *self.image_shape)
 
-    def norm(self) -> float:
-        return float(torch.linalg.matrix_norm(self.matrix.cpu().double(), 2))
+    def norm(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.matrix.cpu().double(), 2)

@@ -44,8 +44,11 @@ class Inpainting(LinearOperator):
     def num_measured(self) -> Tensor:
         return self.image_shape[0] * self.mask.flatten(1).sum(dim=1)
 
-    def norm(self) -> float:
-        return float(self.mask.max())
+    def norm(self) -> Tensor:
+        return self.mask.amax(dim=(1, 2, 3)).cpu().double()
+
+    def norm_bound(self) -> float:
+        return 1.0
 
 
 class RandomInpainting(OperatorFamily):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,8 +44,12 @@ class KernelBlur(LinearOperator):
         gain = torch.fft.rfft2(self.kernel, s=size)[:, None]
         return torch.fft.irfft2(torch.fft.rfft2(padded) * (gain if flipped else gain.conj()), s=size)
 
+    def norm_bound(self) -> float:
+        """For kernels >= 0 of sum 1: rows of A sum to 1, columns, with their mirrored copies, to at most 4."""
+        return 2.0
+
     def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, (self.margin,) * 4, mode="reflect")
+        padded = _reflect(_reflect(x, self.margin, -2), self.margin, -1)
         return self._correlate(padded, flipped=False)[..., : x.shape[-2], : x.shape[-1]]
 
     def adjoint(self, v: Tensor) -> Tensor:
@@ -56,6 +61,13 @@ class KernelBlur(LinearOperator):
     def parameters_view(self) -> Tensor:
         """The kernels, each scaled to its own maximum, (B, 1, k, k) in [-1, 1]."""
         return (2 * self.kernel / self.kernel.amax(dim=(1, 2), keepdim=True) - 1)[:, None]
+
+
+def _reflect(x: Tensor, margin: int, dim: int) -> Tensor:
+    """Reflect padding by ``margin`` along a dimension; unlike torch's its derivative is deterministic on GPUs."""
+    size = x.shape[dim]
+    before, after = x.narrow(dim, 1, margin), x.narrow(dim, size - 1 - margin, margin)
+    return torch.cat([before.flip(dim), x, after.flip(dim)], dim=dim)
 
 
 def _unreflect(padded: Tensor, margin: int, dim: int) -> Tensor:
@@ -142,6 +154,33 @@ class MotionBlur(OperatorFamily):
                 kernel = draw_kernel(motion_path(self.kernel_size, self.intensity, rng), self.kernel_size)
             kernels.append(torch.from_numpy(kernel / kernel.sum()).float())
         return KernelBlur(torch.stack(kernels), image_shape)
+
+
+class GivenBlur(OperatorFamily):
+    """Blur with one given kernel for all images, e.g. that with which a user's own measurements were made.
+
+    Args:
+        kernel: a .npy array (k, k), k odd, >= 0; it is divided by its sum, and not flipped.
+
+    Raises:
+        UserError: if the file cannot be read or holds something else, or on realisation if the image is too small.
+    """
+
+    def __init__(self, kernel: Path) -> None:
+        try:
+            values = np.load(kernel, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"GivenBlur: cannot read {kernel}: {error}") from error
+        ordinary = isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "biuf"
+        if not ordinary or len(set(values.shape)) != 1 or values.shape[0] % 2 == 0 or not values.min() >= 0:
+            raise UserError(f"GivenBlur: {kernel} must be (k, k) of numbers >= 0, k odd")
+        if not 0 < values.sum(dtype=np.float64) < np.inf:
+            raise UserError(f"GivenBlur: {kernel} has no finite sum > 0")
+        self.kernel = torch.from_numpy(values / values.sum(dtype=np.float64)).float()
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> KernelBlur:
+        check_mirrors("GivenBlur", image_shape, len(self.kernel))
+        return KernelBlur(self.kernel.expand(max(1, len(streams)), -1, -1), image_shape)
 
 
 def check_mirrors(who: str, image_shape: Sequence[int], kernel_size: int) -> None:

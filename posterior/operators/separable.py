@@ -39,9 +39,9 @@ class Separable(LinearOperator):
     def adjoint(self, v: Tensor) -> Tensor:
         return self.row_matrix.mT @ (v @ self.column_matrix)
 
-    def norm(self) -> float:
+    def norm(self) -> Tensor:
         rows, columns = self.row_matrix.cpu().double(), self.column_matrix.cpu().double()
-        return float(torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2))
+        return torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
 
 
 def _separable(matrix_of_size, image_shape: Sequence[int]) -> Separable:  # type: ignore[no-untyped-def]

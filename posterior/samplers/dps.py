@@ -33,7 +33,7 @@ class ConditionedDiffusion(Sampler):
 
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         name = type(self).__name__
-        squared_norm = measurement.linear_operator(name).norm() ** 2 if self.projects else None
+        squared_norm = measurement.linear_operator(name).norm() ** 2 if self.projects else None  # () or (R,)
         sigmas = self.schedule.sigmas()
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
@@ -50,11 +50,11 @@ class ConditionedDiffusion(Sampler):
         """x at sigma_next from x at sigma, (R, C, H, W)."""
 
 
-def project(x: Tensor, measurement: Measurement, sigma: float, squared_norm: float, rng: Streams) -> Tensor:
-    """x + A^T (y + sigma A n - A x) / ||A||^2, (R, C, H, W)."""
+def project(x: Tensor, measurement: Measurement, sigma: float, squared_norm: Tensor, rng: Streams) -> Tensor:
+    """x + A^T (y + sigma A n - A x) / ||A||^2, (R, C, H, W); ``squared_norm`` is (), or (R,) one per row."""
     operator = measurement.linear_operator("projection")
     noise = sigma * rng.randn_like("measured noise", x) if sigma > 0 else torch.zeros_like(x)
-    return x + operator.adjoint(measurement.y - operator.forward(x - noise)) / squared_norm
+    return x + operator.adjoint(measurement.y - operator.forward(x - noise)) / squared_norm.to(x).view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class DPS(ConditionedDiffusion):
 class DPSPlus(DPS):
     """`ps+` of the DPS code: the misfit is averaged over noisy copies of the denoised image.
 
-    As published: copies D + spread * U(0, 1), whose noise has not mean zero, so the average is biased.
+    As published: copies D + spread * U(0, 1), whose noise has not mean zero, so the average is biased; and the misfit
+    is ||y - A x||, whatever the noise.
 
     Args:
         copies: >= 1 (published: 5).
@@ -127,7 +128,7 @@ class DPSPlus(DPS):
 
     def misfit(self, measurement: Measurement, denoised: Tensor, rng: Streams) -> Tensor:
         noisy = (denoised + self.spread * rng.rand_like("copies", denoised) for _ in range(self.copies))
-        return torch.stack([measurement.distance(copy) for copy in noisy]).mean(dim=0)
+        return torch.stack([measurement.residual_norm(copy) for copy in noisy]).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class AdmissibleAnnealing(AnnealingSchedule):
         return low
 
     def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
-        norm = measurement.linear_operator("the admissible schedule").norm()
+        norm = measurement.linear_operator("the admissible schedule").norm_bound()
         num_measured = math.prod(measurement.operator.measurement_shape)
         dimension = math.prod(measurement.image_shape)
         top = (self.inverse_failure * norm / self.accuracy) ** 2 * dimension / self.alpha

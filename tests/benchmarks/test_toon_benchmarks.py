@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,16 +114,19 @@ def test_the_jackknife_interval_is_that_of_repeated_experiments():
     assert float(half_widths.mean()) == pytest.approx(1.96 * float(values.std()), rel=0.25)
 
 
-def test_runs_are_compared(tmp_path, capsys):
-    for name, mean in (("one", 1.25), ("two", 2.5)):
-        (tmp_path / name).mkdir()
+def test_runs_are_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, mean in (("a/dps", 1.25), ("b/dps", 2.5)):
         values = {"l2": {"mean": mean, "sem": 0.1, "count": 4}, "psnr": {"mean": None, "sem": None, "count": 0}}
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"images": 4, "metrics": {"sample": values}}))
-    compare([tmp_path / "one", tmp_path / "two"])
+        Path(folder).mkdir(parents=True)
+        Path(folder, "metrics.json").write_text(json.dumps({"images": 4, "metrics": {"sample": values, "mean": {}}}))
+    compare([Path("a/dps"), Path("b/dps")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1:-1] for line in lines[2:]] == [
-        [" one ", " 4      ", " 1.25 +- 0.1 "],
-        [" two ", " 4      ", " 2.5 +- 0.1  "],
+        [" a/dps ", " 4      ", " 1.25 +- 0.1 "],
+        [" b/dps ", " 4      ", " 2.5 +- 0.1  "],
     ]
     with pytest.raises(UserError, match="holds no finished run"):
         compare([tmp_path])
+    with pytest.raises(UserError, match="a/dps has no 'best' among sample, mean"):
+        compare([Path("a/dps")], kind="best")

@@ -1,4 +1,4 @@
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 from datamodules import FolderImages, ToonFaceImages, TrainingImages, training
 from datamodules.toon import render_toon_face
-from datamodules.training import Shuffled, Strided
+from datamodules.training import TrainingOrder
 from posterior import UserError
 from posterior.images import to_pixels
 
@@ -66,34 +66,34 @@ def test_a_folder_is_split_by_order(folder):
         FolderImages(folder, count=0)
 
 
-def numbers(loader):
-    return [index for _, indices in loader for index in indices.tolist()]
+def batches(order, count):
+    return list(islice(iter(order), count))
 
 
 def test_every_epoch_is_a_new_order_of_the_same_images(folder):
     data = TrainingImages(FolderImages(folder), FolderImages(folder, count=3), batch_size=3)
     data.setup("fit")
-    loader = data.train_dataloader()
-    orders = []
-    for epoch in range(3):
-        loader.sampler.set_epoch(epoch)
-        orders.append(numbers(loader))
-        assert len(set(orders[-1])) == 9  # full batches only
-    assert all(a != b for a, b in pairwise(orders))
-    loader.sampler.set_epoch(0)
-    assert numbers(loader) == orders[0]
-    assert numbers(data.val_dataloader()) == [0, 1, 2]
+    drawn = [indices.tolist() for _, indices in islice(data.train_dataloader(), 9)]
+    epochs = [[index for batch in drawn[3 * n : 3 * n + 3] for index in batch] for n in range(3)]
+    assert all(len(set(epoch)) == 9 for epoch in epochs)
+    assert all(a != b for a, b in pairwise(epochs))
+    assert [indices.tolist() for _, indices in data.val_dataloader()] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("first", [1, 3, 7])
+def test_a_later_start_sees_what_would_have_come(first):
+    def order(start):
+        return TrainingOrder(11, 3, 0, 1, seed=5, first=lambda: start)
+
+    assert batches(order(first), 6) == batches(order(0), first + 6)[first:]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_the_images(folder, world_size):
-    images = FolderImages(folder)
-    images.load()
-    shares = [list(Strided(images, rank, world_size)) for rank in range(world_size)]
-    assert sorted(index for share in shares for index in share) == list(range(10))
-    orders = [list(Shuffled(images, rank, world_size, seed=1)) for rank in range(world_size)]
-    flat = [index for order in orders for index in order]
-    assert len(flat) == len(set(flat)) == 10 // world_size * world_size
+def test_ranks_share_the_images(world_size):
+    ranks = [TrainingOrder(13, 2, rank, world_size, seed=1, first=lambda: 0) for rank in range(world_size)]
+    steps = 13 // (2 * world_size)
+    drawn = [index for rank in ranks for batch in batches(rank, steps) for index in batch]
+    assert len(drawn) == len(set(drawn)) == 2 * world_size * steps
 
 
 def test_too_few_images_for_a_step(folder):

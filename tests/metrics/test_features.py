@@ -6,8 +6,10 @@ from torchmetrics.image.kid import poly_mmd
 
 from posterior import UserError
 from posterior.metrics.features import (
+    VGG16_WEIGHTS,
     VGG16Features,
     frechet_distance,
+    hub_file,
     kernel_distance,
     kernel_distance_left_out,
 )
@@ -71,16 +73,32 @@ def test_features_without_weights_say_what_is_missing():
         VGG16Features()
 
 
-@pytest.mark.usefixtures("lpips_weights")
-def test_features_are_those_of_torchvision():
+@pytest.mark.parametrize("legacy", [False, True])
+def test_features_are_those_of_torchvision(lpips_weights, tmp_path, monkeypatch, legacy):
+    """From the file in the zip format, and from one in the older format that torchvision's own file has."""
     import torchvision
     from torchvision.transforms.functional import normalize
 
+    state = torch.load(hub_file(VGG16_WEIGHTS), weights_only=True)
+    vgg = torchvision.models.vgg16().features.eval()
+    vgg.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    if legacy:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        hub_file(VGG16_WEIGHTS).parent.mkdir(parents=True)
+        state |= {"classifier.0.weight": torch.zeros(2, 2)}
+        torch.save(state, hub_file(VGG16_WEIGHTS), _use_new_zipfile_serialization=False)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2
-    vgg = torchvision.models.vgg16(weights="IMAGENET1K_V1", progress=False).eval()
     large = torch.nn.functional.interpolate((images.clamp(-1, 1) + 1) / 2, scale_factor=2, mode="bilinear")
     with torch.no_grad():
-        expected = vgg.features(normalize(large, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])).mean(dim=(2, 3))
+        expected = vgg(normalize(large, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])).mean(dim=(2, 3))
     network = VGG16Features()
     torch.testing.assert_close(network(images), expected)
     torch.testing.assert_close(network.of_set(images, batch_size=2).float(), expected)
+
+
+@pytest.mark.usefixtures("no_lpips_weights")
+def test_a_broken_file_of_weights_is_named():
+    hub_file(VGG16_WEIGHTS).parent.mkdir(parents=True)
+    hub_file(VGG16_WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is not a readable state dict"):
+        VGG16Features()

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import ks_2samp
 
-from posterior import stream
-from posterior.operators import KernelBlur, MotionBlur
+from posterior import UserError, stream
+from posterior.operators import GivenBlur, KernelBlur, MotionBlur
 from posterior.operators.motion_blur import draw_kernel, motion_path
 
 
@@ -90,3 +90,28 @@ def test_kernels_are_pictures():
     assert view.shape == (3, 1, 15, 15)
     assert view.min() == -1
     assert (view.amax(dim=(1, 2, 3)) == 1).all()
+
+
+def test_a_kernel_can_come_from_a_file(tmp_path):
+    kernel = np.random.default_rng(0).random((5, 5))
+    np.save(tmp_path / "kernel.npy", kernel)
+    operator = GivenBlur(tmp_path / "kernel.npy").realise((3, 16, 16), streams(2))
+    torch.testing.assert_close(operator.kernel[1], torch.from_numpy(kernel / kernel.sum()).float())
+    for name, values in (("even", np.ones((4, 4))), ("negative", -np.ones((3, 3))), ("text", np.array("a"))):
+        np.save(tmp_path / f"{name}.npy", values)
+        with pytest.raises(UserError, match="must be \\(k, k\\) of numbers >= 0, k odd"):
+            GivenBlur(tmp_path / f"{name}.npy")
+    np.save(tmp_path / "zero.npy", np.zeros((3, 3)))
+    with pytest.raises(UserError, match="no finite sum"):
+        GivenBlur(tmp_path / "zero.npy")
+    with pytest.raises(UserError, match="cannot read"):
+        GivenBlur(tmp_path / "none.npy")
+
+
+def test_the_derivative_of_the_blur_is_its_adjoint():
+    """What guidance differentiates, padding included."""
+    operator = MotionBlur(9).realise((3, 16, 16), streams(2)).to(torch.float64)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    v = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    (grad,) = torch.autograd.grad(operator.forward(x), x, v)
+    torch.testing.assert_close(grad, operator.adjoint(v))

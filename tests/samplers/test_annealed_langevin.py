@@ -17,6 +17,7 @@ from posterior.samplers import (
     AnnealedMeasurement,
     ExactGaussian,
     Level,
+    ListedSigmas,
     NoAnnealing,
     PublishedAnnealing,
     RespacedSigmas,
@@ -267,3 +268,36 @@ def test_an_anchor_and_its_level_come_together(field):
         AnnealedLangevin(1e-3).anneal(field, measurement, anchor, anchor, rng)
     with pytest.raises(UserError, match="anchor_sigma needs a warm_start"):
         AnnealedLangevin(1e-3, anchor_sigma=0.3)(field, measurement, rng)
+
+
+def test_the_ending_is_a_denoising_step_or_a_few_ancestral_ones(field):
+    """From the score's level; with one level it is D(x, score_sigma) of what the chain without an ending gives."""
+    measurement = Measurement(torch.zeros(2, 3, 4, 4), SuperResolution(4).realise((3, 16, 16)), GaussianNoise(0.1))
+    settings = {"step_size": 1e-3, "schedule": PublishedAnnealing(0.1, 5), "score_sigma": 0.2}
+    settings["reverse"] = ReverseDiffusion(RespacedSigmas(10))
+    chain = AnnealedLangevin(**settings)(field, measurement, Streams(0, ["a", "b"]))
+    once = AnnealedLangevin(**settings, ending=ReverseDiffusion(ListedSigmas([0.0])))
+    torch.testing.assert_close(once(field, measurement, Streams(0, ["a", "b"])), field.denoise(chain, 0.2))
+    slowly = AnnealedLangevin(**settings, ending=ReverseDiffusion(ListedSigmas([0.1, 0.05, 0.0])))
+    field.cost.forward = 0
+    x = slowly(field, measurement, Streams(0, ["a", "b"]))
+    assert field.cost.forward == 2 * (10 + 4 + 3)
+    assert (x - chain).abs().max() > 0.01
+
+
+def test_an_ancestral_ending_undoes_the_smoothing(pooled):
+    """N(0, 1) seen with noise: smoothed by s the chain has the variance of N(0, 1 + s^2)'s posterior; the ending, drawn
+    from p(x | x_s), brings back that of p(x | y) up to the bias that `method.md` section 8 states."""
+    rows, s2, eta2 = 100_000, 0.5, 1.0
+    chain = AnnealedLangevin(
+        5e-3,
+        PublishedAnnealing(0.05, 40, 60),
+        score_sigma=s2**0.5,
+        ending=ReverseDiffusion(ListedSigmas([*torch.linspace(0.7, 0.02, 60).tolist(), 0.0])),
+    )
+    measurement = scalar_measurement(torch.full((rows, *POINT), 0.5), eta2**0.5)
+    x = chain(scalar_prior(), measurement, pooled(rows))
+    smoothed = 1 / (1 / (1 + s2) + 1 / eta2)
+    gain = 1 / (1 + s2)  # x given x_s is N(gain x_s, s2 gain)
+    assert float(x.mean()) == pytest.approx(gain * smoothed * 0.5 / eta2, abs=0.02)
+    assert float(x.var()) == pytest.approx(gain**2 * smoothed + s2 * gain, rel=0.05)

@@ -8,7 +8,7 @@ import torch
 from benchmarks.recipe import fill_by_recipe
 from posterior import Measurement, Streams, UserError, stream
 from posterior.noise import GaussianNoise, PoissonNoise
-from posterior.operators import GaussianBlur, Inpainting, PhaseRetrieval, RandomInpainting, SuperResolution
+from posterior.operators import GaussianBlur, Inpainting, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
 from posterior.priors import DiffusionPrior, LinearBetas, UNet
 from posterior.samplers import DDIM, DPS, MCG, Ancestral, DPSPlus, Projection, RespacedSigmas, ReverseDiffusion
 
@@ -176,7 +176,7 @@ def test_the_projected_state_has_the_noise_of_its_level():
 
     truth = torch.zeros(1, 3, 64, 64)
     measurement = measured(truth, RandomInpainting(0.5, 0.5), sigma_y=1e-6)
-    x = project(torch.full_like(truth, 9.0), measurement, 2.0, 1.0, Streams(0, ["a"]))
+    x = project(torch.full_like(truth, 9.0), measurement, 2.0, torch.ones(()), Streams(0, ["a"]))
     seen = x[measurement.operator.mask.expand_as(x) == 1]
     assert float(seen.std()) == pytest.approx(2.0, rel=0.05)
     assert (x[measurement.operator.mask.expand_as(x) == 0] == 9).all()
@@ -196,7 +196,7 @@ def test_ps_plus_averages_over_noisy_copies(field):
     measurement = measured(truth, SuperResolution(4))
     rng = Streams(0, ["a", "b"])
     copies = [truth + 0.05 * rng.rand_like("copies", truth) for _ in range(5)]
-    expected = sum(measurement.distance(copy) for copy in copies) / 5
+    expected = sum(measurement.residual_norm(copy) for copy in copies) / 5
     misfit = DPSPlus().misfit(measurement, truth, Streams(0, ["a", "b"]))
     torch.testing.assert_close(misfit, expected)
     alone = DPSPlus().misfit(measurement.rows(torch.tensor([1])), truth[1:], Streams(0, ["b"]))
@@ -213,3 +213,19 @@ def test_the_cost_of_the_other_methods(field, sampler, backward):
     measurement = measured(torch.zeros(2, 3, 16, 16), SuperResolution(4))
     sampler(schedule=RespacedSigmas(5))(field, measurement, Streams(0, ["a", "b"]))
     assert (field.cost.forward, field.cost.backward) == (10, backward)
+
+
+@pytest.mark.parametrize("sampler", [MCG, Projection, DPSPlus])
+def test_the_other_methods_do_not_see_their_batch(field, sampler):
+    """With a kernel, and so a norm ||A||, of each image's own."""
+    truth = field.sample_from(torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    measurement = measured(truth, MotionBlur(9))
+    together = sampler(schedule=RespacedSigmas(20))(field, measurement, Streams(0, list("abcd")))
+    alone = sampler(schedule=RespacedSigmas(20))(field, measurement.rows(torch.tensor([2])), Streams(0, ["c"]))
+    torch.testing.assert_close(together[2], alone[0], rtol=0, atol=1e-3)
+
+
+def test_ps_plus_takes_the_plain_norm_under_photon_noise(field):
+    measurement = Measurement(torch.full((1, 3, 4, 4), 0.1), SuperResolution(4).realise((3, 16, 16)), PoissonNoise(1.0))
+    misfit = DPSPlus(spread=0.0).misfit(measurement, torch.zeros(1, 3, 16, 16), Streams(0, ["a"]))
+    assert float(misfit) == pytest.approx(0.1 * 48**0.5, rel=1e-5)

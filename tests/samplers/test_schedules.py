@@ -8,7 +8,14 @@ from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import SuperResolution
 from posterior.priors import LinearBetas
-from posterior.samplers import AdmissibleAnnealing, Level, NoAnnealing, PublishedAnnealing, RespacedSigmas
+from posterior.samplers import (
+    AdmissibleAnnealing,
+    Level,
+    ListedSigmas,
+    NoAnnealing,
+    PublishedAnnealing,
+    RespacedSigmas,
+)
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def test_admissible_schedule_keeps_the_theorys_inequalities(measurement):
     schedule = AdmissibleAnnealing(alpha=1.0, radius=2.0, accuracy=0.5, inverse_failure=2.0)
     step_size = 1e-2
     levels = schedule.levels(measurement, step_size)[::-1]  # upward, as the definition goes
-    norm, m, d = measurement.operator.norm(), 4, 16
+    norm, m, d = float(measurement.operator.norm()), 4, 16
     assert levels[0].variance == 0.05**2
     assert levels[-1].variance >= (2.0 * norm / 0.5) ** 2 * d / 1.0
     growths = [above.variance / below.variance - 1 for below, above in pairwise(levels)]
@@ -95,3 +102,11 @@ def test_respaced_levels_fall_to_zero_and_can_start_below():
 def test_settings_out_of_range_are_refused(build):
     with pytest.raises(UserError):
         build()
+
+
+def test_listed_levels_fall_to_zero():
+    assert ListedSigmas([0.5, 0.1, 0.0]).below(0.3) == [0.3, 0.1, 0.0]
+    assert ListedSigmas([0.0]).below(0.08) == [0.08, 0.0]
+    for levels in ([], [0.1], [0.1, 0.2, 0.0], [0.1, 0.1, 0.0]):
+        with pytest.raises(UserError, match="must fall strictly and end in 0"):
+            ListedSigmas(levels)
