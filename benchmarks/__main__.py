@@ -5,6 +5,7 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from benchmarks.annealing import annealing
 from benchmarks.compare import compare
 from benchmarks.fit_gaussian import fit_gaussian_toon
 from benchmarks.fit_mixture import fit_mixture_toon
@@ -18,6 +19,7 @@ from benchmarks.step_size import step_size
 from posterior.errors import UserError
 
 COMMANDS: dict[str, Any] = {
+    "annealing": annealing,
     "compare": compare,
     "fit-gaussian-toon": fit_gaussian_toon,
     "fit-mixture-toon": fit_mixture_toon,

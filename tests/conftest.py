@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from posterior import Streams, stream
+from benchmarks.pooled import PooledStreams
 from posterior.priors import GaussianFieldPrior
 
 ROOT = Path(__file__).parents[1]
@@ -72,19 +72,6 @@ def field() -> GaussianFieldPrior:
         cutoff=[0.1, 0.1, 0.1],
         floor=0.2,
     )
-
-
-class PooledStreams(Streams):
-    """Many rows from one generator: a test of moments has 100,000 chains, whose own generators would only be slow."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__(0, ["pool"])
-        self.count = rows
-        self.rows = [("pool", row) for row in range(rows)]
-
-    def randn(self, purpose: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        generator = self._generators.setdefault(purpose, [stream(0, "pool", 0, purpose)])[0]
-        return torch.randn(self.count, *shape, dtype=dtype, generator=generator)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.gaussian import GaussianFieldPrior
 from posterior.priors.mixture import GaussianMixturePrior
 from posterior.priors.noise_schedule import CosineBetas, LinearBetas, NoiseSchedule, respaced_timesteps
+from posterior.priors.perturbed import PerturbedPrior, ScoreError, ShellError
+from posterior.priors.ring import RingPrior
 from posterior.priors.unet import UNet
 
 __all__ = [
@@ -16,7 +18,11 @@ __all__ = [
     "GaussianMixturePrior",
     "LinearBetas",
     "NoiseSchedule",
+    "PerturbedPrior",
     "Prior",
+    "RingPrior",
+    "ScoreError",
+    "ShellError",
     "UNet",
     "respaced_timesteps",
 ]
