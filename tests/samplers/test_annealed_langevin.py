@@ -37,30 +37,6 @@ def scalar_measurement(y, sigma_y):
     return Measurement(y, Dense(torch.ones(1, 1), POINT), GaussianNoise(sigma_y))
 
 
-def test_lemma_f1_the_variance_dips_over_time(pooled):
-    """Plain Langevin from an independent draw of the prior: Var X_t = 1 - 2 u (1 - u) / (1 + eta^2) (Lemma F.1)."""
-    rows, eta2, h = 200_000, 0.5, 1e-3
-    rng = pooled(rows)
-    x, truth, noise = (rng.randn("setup", POINT) for _ in range(3))
-    measurement = scalar_measurement(truth + eta2**0.5 * noise, eta2**0.5)
-    dip = eta2 * math.log(2) / (1 + eta2)
-    steps = round(4 * dip / h)
-    variances = {}
-
-    def record(stage, step, total, state):
-        variances[step * h] = float(state.var())
-
-    langevin = AnnealedLangevin(h, NoAnnealing(steps))
-    langevin.anneal(scalar_prior(), measurement, x, None, rng, record)
-    tolerance = 5 * (2 / rows) ** 0.5 + h * (1 + 1 / eta2)  # Monte Carlo, and Euler-Maruyama's bias
-    for time, variance in variances.items():
-        u = math.exp(-(1 + eta2) * time / eta2)
-        assert abs(variance - (1 - 2 * u * (1 - u) / (1 + eta2))) < tolerance, time
-    lowest = min(variances, key=variances.get)
-    assert abs(variances[lowest] - (1 - 1 / (2 * (1 + eta2)))) < tolerance
-    assert abs(lowest - dip) < 0.25 * dip
-
-
 def test_coupled_measurements_have_the_variances_and_independent_increments(pooled):
     rows = 100_000
     measured = scalar_measurement(torch.zeros(1, *POINT).expand(rows, -1, -1, -1), 0.1)
