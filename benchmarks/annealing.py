@@ -17,7 +17,7 @@ from benchmarks.pooled import PooledStreams
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import mode_weight_error, sliced_wasserstein, sliced_wasserstein_floor
 from posterior.noise import GaussianNoise
-from posterior.operators import Dense
+from posterior.operators import Dense, Inpainting
 from posterior.priors import GaussianMixturePrior, PerturbedPrior, RingPrior, ShellError
 from posterior.samplers import (
     AnnealedLangevin,
@@ -98,7 +98,7 @@ def lemma_f2(
     h: float = 2e-3,
     num_levels: int = 600,
     growth: float = 0.015,
-    steps_per_level: int = 5,
+    steps_per_level: int = 20,
     seed: int = 0,
 ) -> Crossing:
     """N(0, I_d), y = x + N(0, 0.1 I): a score that is L^4-accurate to 0.1, yet ruinous on a shell of tiny probability.
@@ -122,8 +122,8 @@ def lemma_f2(
     for schedule in (NoAnnealing(round(1.0 / h)), PublishedAnnealing(growth, num_levels, steps_per_level)):
         rng = PooledStreams(rows, seed)
         x, truth, noise = (rng.randn("setup", shape) for _ in range(3))
-        y = (truth + eta2**0.5 * noise).flatten(1).view(rows, dimension, 1, 1)
-        measurement = Measurement(y, Dense(torch.eye(dimension), shape), GaussianNoise(eta2**0.5))
+        everything = Inpainting(torch.ones(1, 1, side, side), shape)
+        measurement = Measurement(truth + eta2**0.5 * noise, everything, GaussianNoise(eta2**0.5))
         entered, levels = error.inside(x), [x.square().mean(dim=(1, 2, 3))]
 
         def watch(
@@ -156,7 +156,8 @@ def ring(
     rows: int = 2000,
     num_levels: int = 300,
     growth: float = 0.03,
-    h: float = 1e-3,
+    steps_per_level: int = 10,
+    h: float = 2e-4,
     seed: int = 0,
 ) -> list[RingRun]:
     """Ring of width w, the first coordinate measured (Figure 1, E.4): p(x | x0, y) by Algorithm 2 and exactly.
@@ -169,7 +170,7 @@ def ring(
         anchor_sigmas: noise levels of the anchor, which is drawn from the truth.
         sigma_y: measurement noise.
         rows: chains, all of one measurement and one anchor.
-        num_levels, growth, h: of annealed Langevin.
+        num_levels, growth, steps_per_level, h: of annealed Langevin.
         seed: of everything.
     """
     prior = RingPrior(width)
@@ -184,7 +185,7 @@ def ring(
         descent = [anchor_sigma * 0.9**n for n in range(1, 60)]
         sampler = AnnealedLangevin(
             h,
-            PublishedAnnealing(growth, num_levels),
+            PublishedAnnealing(growth, num_levels, steps_per_level),
             ReverseDiffusion(ListedSigmas([*descent, 0.0])),
             anchor_sigma=anchor_sigma,
         )

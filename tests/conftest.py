@@ -93,5 +93,5 @@ def relative_fixture() -> Callable[..., float]:
 @pytest.fixture(autouse=True)
 def _no_stray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Distributed runs of one test must not leak into the next."""
-    for name in [name for name in os.environ if name in {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"}]:
-        monkeypatch.delenv(name)
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)

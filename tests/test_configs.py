@@ -106,6 +106,7 @@ def test_training_runs_on_a_tiny_subset(path, tmp_path):
     main(
         [
             *("fit", "--config", str(path), "--output.dir", str(tmp_path / "run"), "--trainer.devices", "1"),
+            *("--trainer.strategy", "auto"),  # distributed in this process, it would stay so for the tests that follow
             *("--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--data.batch_size", "4"),
             *("--output.sheet_images", "2", "--output.sheet_steps", "2"),
             *("--data.training.init_args.count", "4", "--data.validation.init_args.count", "4"),
