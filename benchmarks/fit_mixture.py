@@ -9,8 +9,8 @@ import torch
 
 from datamodules.array import load_arrays
 from datamodules.training import ToonFaceImages
-from posterior.callbacks.pictures import save_png
-from posterior.callbacks.training import sheet
+from posterior.callbacks.pictures import save_png, sheet
+from posterior.images import from_pixels
 from posterior.priors import GaussianMixturePrior
 
 
@@ -25,7 +25,7 @@ def fit_mixture_toon(
     cache: Path = Path("cache/toon"),
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Fit a mixture of probabilistic PCA to toon faces 32x32 by EM, and write it (configs/prior/mixture_toon32.yaml).
+    """Fit a mixture of probabilistic PCA to toon faces 32x32 by EM, and write it.
 
     Prints the mean log likelihood a pixel and colour, of the faces that were fitted and of the held-out ones, and draws
     64 samples beside the file.
@@ -41,11 +41,8 @@ def fit_mixture_toon(
     Returns:
         Both log likelihoods, in nats.
     """
-    images = ToonFaceImages(32, start, count, cache)
-    images.prepare()
-    images.load()
-    faces = torch.from_numpy(images.pixels).float() / 127.5 - 1
-    others = torch.from_numpy(load_arrays(held_out)["images"]).float() / 127.5 - 1
+    faces = ToonFaceImages(32, start, count, cache).all()
+    others = from_pixels(load_arrays(held_out)["images"])
 
     def observe(step: int, log_likelihood: float) -> None:
         print(f"step {step}: {log_likelihood / faces[0].numel():.4f}", file=sys.stderr, flush=True)

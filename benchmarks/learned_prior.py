@@ -13,9 +13,9 @@ from torch import Tensor
 
 from datamodules.array import load_arrays
 from datamodules.training import ToonFaceImages
-from posterior.callbacks.pictures import save_png
-from posterior.callbacks.training import sheet
+from posterior.callbacks.pictures import save_png, sheet
 from posterior.errors import UserError
+from posterior.images import from_pixels
 from posterior.metrics.features import VGG16Features, frechet_distance, kernel_distance
 from posterior.priors import DiffusionPrior, GaussianFieldPrior
 from posterior.random import Streams
@@ -69,10 +69,10 @@ def learned_prior(
         lines.append(line)
 
     output.mkdir(parents=True, exist_ok=True)
-    faces = torch.from_numpy(load_arrays(held_out)["images"]).float() / 127.5 - 1
+    faces = from_pixels(load_arrays(held_out)["images"])
     size = faces.shape[-1]
-    training = _faces(ToonFaceImages(size, training_start, training_count, cache))
-    fresh = _faces(ToonFaceImages(size, fresh_start, 2 * num_samples, cache))
+    training = ToonFaceImages(size, training_start, training_count, cache).all()
+    fresh = ToonFaceImages(size, fresh_start, 2 * num_samples, cache).all()
 
     both = min(len(faces), len(training))
     denoising(prior, faces[:both], training[:both], sigmas, seed, say)
@@ -108,12 +108,6 @@ def learned_prior(
         distance = frechet_distance(values, real)
         say(f"{name:24s} {distance:9.3f} {distance / floor:8.2f} {kernel_distance(values, real):10.6f}")
     (output / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _faces(images: ToonFaceImages) -> Tensor:
-    images.prepare()
-    images.load()
-    return torch.from_numpy(images.pixels).float() / 127.5 - 1
 
 
 def draw(

@@ -36,7 +36,7 @@ TASKS: dict[str, tuple[OperatorFamily, float]] = {
 """Small task -> operator and DPS scale."""
 ANCHOR_SIGMA = 0.34226
 """Noise level at diffusion time t = 100."""
-TASKS_KEY = f"anchor {ANCHOR_SIGMA} scales {[scale for _, scale in TASKS.values()]}"
+SIGMA_Y = 0.05
 METRICS = ("l2", "lpips", "residual")
 
 
@@ -105,13 +105,11 @@ def step_size(
     """
     output.mkdir(parents=True, exist_ok=True)
     batches = {task: _measured(held_out, family, num_faces, seed) for task, (family, _) in TASKS.items()}
-    settings = f"{prior.fingerprint()} levels {num_levels} growth {growth} dps {dps_steps} seed {seed} {TASKS_KEY}"
-    _keep_settings(output / "settings.txt", f"{settings} {_digest(batches)}")
-    images = ToonFaceImages(32, 1000, num_real, cache)
-    images.prepare()
-    images.load()
+    scales = [scale for _, scale in TASKS.values()]
+    settings = f"levels {num_levels} growth {growth} dps {dps_steps} {scales} anchor {ANCHOR_SIGMA} seed {seed}"
+    _keep_settings(output / "settings.txt", f"{prior.fingerprint()} {settings} {_digest(batches)}")
     network = VGG16Features()
-    real = network.of_set(torch.from_numpy(images.pixels).float() / 127.5 - 1)
+    real = network.of_set(ToonFaceImages(32, 1000, num_real, cache).all())
     rows = []
     figure = Figure(figsize=(13, 7), layout="constrained")
     panels = figure.subplots(2, len(TASKS))
@@ -121,7 +119,7 @@ def step_size(
         outcomes = {("start", 0.0, 0.0, ""): run.start()}
         for score_sigma in score_sigmas:
             level = max(score_sigma, prior.sigma_min)
-            limit = 2 / (1 / level**2 + 1 / 0.05**2)
+            limit = 2 / (1 / level**2 + 1 / SIGMA_Y**2 + 1 / ANCHOR_SIGMA**2)  # of stability, with ||A|| <= 1
             for h in step_sizes:
                 if h < 0.9 * limit:
                     for ending, outcome in run.langevin(h, level, num_levels, growth).items():
@@ -174,7 +172,7 @@ class TaskRun:
     def start(self) -> Outcome:
         """Where Langevin starts: re-noised to t = 100, then reverse diffusion."""
         anchor = self._anchor()
-        reverse = ReverseDiffusion(clip_denoised=True)
+        reverse = ReverseDiffusion(RespacedSigmas(1000, self.prior.noise_schedule), clip_denoised=True)
         self.begin = self._kept(
             "start", lambda: reverse.from_level(self.prior, anchor, ANCHOR_SIGMA, self.rng(), self._progress)
         )
@@ -221,7 +219,7 @@ class TaskRun:
 
 
 def _measured(held_out: Path, family: OperatorFamily, num_faces: int, seed: int) -> Batch:
-    data = ImageArray(held_out, family, GaussianNoise(0.05), seed=seed, batch_size=num_faces, limit=num_faces)
+    data = ImageArray(held_out, family, GaussianNoise(SIGMA_Y), seed=seed, batch_size=num_faces, limit=num_faces)
     data.setup("predict")
     return data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0)
 

@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
 from posterior.errors import UserError
+from posterior.images import from_pixels
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
 
@@ -74,4 +74,4 @@ class ImageArray(ImageData):
         return sorted(ids)
 
     def read(self, image_id: str) -> Tensor:
-        return torch.from_numpy(self.images[image_id]).float() / 127.5 - 1
+        return from_pixels(self.images[image_id])

@@ -21,7 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from datamodules.toon import render_toon_face, require_renderer
 from posterior.errors import UserError
-from posterior.images import list_images, load_image, to_pixels
+from posterior.images import from_pixels, list_images, load_image, to_pixels
 from posterior.random import stream
 
 CHUNK = 500
@@ -106,11 +106,17 @@ class ToonFaceImages(ImageSet):
         offset = self.start % CHUNK
         self.pixels = np.concatenate(chunks)[offset : offset + self.count]
 
+    def all(self) -> Tensor:
+        """All of them, (count, 3, size, size) in [-1, 1], rendered if need be."""
+        self.prepare()
+        self.load()
+        return from_pixels(self.pixels)
+
     def __len__(self) -> int:
         return self.count
 
     def image(self, index: int) -> Tensor:
-        return torch.from_numpy(self.pixels[index]).float() / 127.5 - 1
+        return from_pixels(self.pixels[index])
 
 
 def _render_chunk(first: int, count: int, size: int, path: Path) -> None:

@@ -77,7 +77,12 @@ def load_image(path: Path, crop: int | None = None, size: int | None = None) -> 
             raise UserError(f"image {path} is {height}x{width}, not square: set a crop before resizing to {size}")
         if image.width != size:
             image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return from_pixels(np.array(image).transpose(2, 0, 1))
+
+
+def from_pixels(pixels: np.ndarray) -> Tensor:
+    """uint8 of any shape, e.g. (C, H, W) -> float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
 
 
 def to_pixels(x: Tensor) -> np.ndarray:

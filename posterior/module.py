@@ -25,6 +25,16 @@ COST = ("nfe_forward", "nfe_backward", "seconds")
 """Per sample: forward and backward evaluations of the prior, and wall-clock seconds at the run's batch size."""
 
 
+def check_precision(trainer: pl.Trainer) -> None:
+    """Weights, states and averages stay in float32.
+
+    Raises:
+        UserError: if the trainer keeps them in anything else.
+    """
+    if str(trainer.precision).endswith("-true") and trainer.precision != "32-true":
+        raise UserError(f"trainer.precision {trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed")
+
+
 class PosteriorSampling(pl.LightningModule):
     """Draws samples of p(x | y) for every image of a DataModule, and measures them.
 
@@ -67,10 +77,7 @@ class PosteriorSampling(pl.LightningModule):
         self.observers: list[Observer] = []
 
     def setup(self, stage: str) -> None:
-        if str(self.trainer.precision).endswith("-true") and self.trainer.precision != "32-true":
-            raise UserError(
-                f"trainer.precision {self.trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed"
-            )
+        check_precision(self.trainer)
         for means in self.means.values():
             for mean in means.values():
                 mean.reset()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from posterior.errors import UserError
+from posterior.module import check_precision
 from posterior.priors import DiffusionPrior, NoiseSchedule
 from posterior.random import stream
 
@@ -112,10 +113,7 @@ class DenoisingTraining(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if self.trainer.max_steps < 1:
             raise UserError("training needs trainer.max_steps")
-        if str(self.trainer.precision).endswith("-true") and self.trainer.precision != "32-true":
-            raise UserError(
-                f"trainer.precision {self.trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed"
-            )
+        check_precision(self.trainer)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.prior.network.parameters(), lr=self.learning_rate, betas=(0.9, 0.99))

@@ -10,6 +10,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from posterior.images import to_pixels
+
 STD_RANGE = 0.3
 """Standard deviation, on the [-1, 1] scale, that the std picture shows as its brightest colour."""
 
@@ -18,6 +20,18 @@ def std_picture(std: Tensor) -> np.ndarray:
     """Per-pixel standard deviation (C, H, W), root mean square over channels, as colours (H, W, 3) uint8."""
     level = std.square().mean(dim=0).sqrt().cpu().numpy() / STD_RANGE
     return (colormaps["magma"](np.clip(level, 0, 1))[..., :3] * 255).round().astype(np.uint8)
+
+
+def sheet(images: Tensor, columns: int = 8, enlarge: int = 2, gap: int = 2) -> np.ndarray:
+    """Images (N, C, H, W) in [-1, 1] side by side, as (H', W', 3) uint8."""
+    rows = -(-len(images) // columns)
+    height, width = (enlarge * side + gap for side in images.shape[-2:])
+    out = np.full((rows * height + gap, columns * width + gap, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        pixels = to_pixels(image).repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+        top, left = number // columns * height + gap, number % columns * width + gap
+        out[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return out
 
 
 def save_png(pixels: np.ndarray, path: Path) -> None:

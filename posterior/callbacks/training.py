@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import safetensors.torch
 import torch
@@ -18,27 +17,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import posterior
-from posterior.callbacks.pictures import save_png
+from posterior.callbacks.pictures import save_png, sheet
 from posterior.callbacks.results import write_whole
 from posterior.errors import UserError
-from posterior.images import to_pixels
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
 from posterior.samplers import DDIM, RespacedSigmas, ReverseDiffusion
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.training import DenoisingTraining
-
-
-def sheet(images: Tensor, columns: int = 8, enlarge: int = 2, gap: int = 2) -> np.ndarray:
-    """Images (N, C, H, W) in [-1, 1] side by side, as (H', W', 3) uint8."""
-    rows = -(-len(images) // columns)
-    height, width = (enlarge * side + gap for side in images.shape[-2:])
-    out = np.full((rows * height + gap, columns * width + gap, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        pixels = to_pixels(image).repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-        top, left = number // columns * height + gap, number % columns * width + gap
-        out[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return out
 
 
 def export(prior: DiffusionPrior, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -54,6 +40,20 @@ def read_losses(path: Path, columns: list[str]) -> list[dict[str, float]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if set(row) == set(columns) and all(row.values())]
     return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def draw_losses(rows: list[dict[str, float]], path: Path) -> None:
+    """The columns of losses.csv against images seen: losses, and the error of x0 by noise level."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    losses, errors = figure.subplots(1, 2)
+    for name in list(rows[-1])[4:]:
+        axes = errors if name.startswith("rmse") else losses
+        label = name.replace("rmse_", "sigma = ").replace("_", "." if axes is errors else " ")
+        axes.plot([r["images"] for r in rows], [r[name] for r in rows], ".-", label=label)
+    for axes, title in [(losses, "loss"), (errors, "validation error (RMSE) of x0")]:
+        axes.set(xlabel="images seen", title=title, yscale="log")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=100)
 
 
 class TrainingWriter(pl.Callback):
@@ -161,13 +161,4 @@ class TrainingWriter(pl.Callback):
         writer.writeheader()
         writer.writerows(rows)
         write_whole(path, text.getvalue().encode())
-        figure = Figure(figsize=(9, 4), layout="constrained")
-        losses, errors = figure.subplots(1, 2)
-        for name in list(row)[4:]:
-            axes = errors if name.startswith("rmse") else losses
-            label = name.replace("rmse_", "sigma = ").replace("_", "." if axes is errors else " ")
-            axes.plot([r["images"] for r in rows], [r[name] for r in rows], ".-", label=label)
-        for axes, title in [(losses, "loss"), (errors, "validation error (RMSE) of x0")]:
-            axes.set(xlabel="images seen", title=title, yscale="log")
-            axes.legend(fontsize="small")
-        figure.savefig(self.dir / "losses.png", dpi=100)
+        draw_losses(rows, self.dir / "losses.png")

@@ -1,4 +1,3 @@
-import math
 from itertools import pairwise
 
 import pytest
