@@ -60,7 +60,7 @@ def test_norm_is_the_largest_singular_value(name):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_image_alone_equals_the_image_in_a_batch(name):
     operator = OPERATORS[name]()
-    x = torch.randn(2, *operator.image_shape)
+    x = torch.randn(2, *operator.image_shape, generator=torch.Generator().manual_seed(0))
     alone = operator.rows(torch.tensor([1]))
     torch.testing.assert_close(alone.forward(x[1:]), operator.forward(x)[1:], rtol=1e-6, atol=1e-6)
     v = operator.forward(x)
