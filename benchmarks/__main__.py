@@ -7,12 +7,12 @@ from jsonargparse import auto_cli
 
 from benchmarks.annealing import annealing
 from benchmarks.compare import compare
+from benchmarks.exact_posterior import exact_posterior
 from benchmarks.fit_gaussian import fit_gaussian_toon
 from benchmarks.fit_mixture import fit_mixture_toon
 from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
-from benchmarks.mixture import mixture
 from benchmarks.overhead import overhead
 from benchmarks.recipe import recipe_weights
 from benchmarks.step_size import step_size
@@ -21,12 +21,12 @@ from posterior.errors import UserError
 COMMANDS: dict[str, Any] = {
     "annealing": annealing,
     "compare": compare,
+    "exact-posterior": exact_posterior,
     "fit-gaussian-toon": fit_gaussian_toon,
     "fit-mixture-toon": fit_mixture_toon,
     "gaussian-field": gaussian_field,
     "held-out-toon": held_out_toon,
     "learned-prior": learned_prior,
-    "mixture": mixture,
     "overhead": overhead,
     "recipe-weights": recipe_weights,
     "step-size": step_size,

@@ -200,17 +200,18 @@ def ring_posterior(
     prior: RingPrior,
     y: Tensor,
     sigma_y: float,
-    anchor: Tensor,
+    anchor: Tensor | None,
     anchor_sigma: float,
     count: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Samples (count, 2, 1, 1) of p(x | x0, y) from a grid of cells of 0.005, uniform within a cell."""
+    """Samples (count, 2, 1, 1) of p(x | x0, y), or p(x | y), from a grid of cells of 0.005, uniform within a cell."""
     cell = 0.005
     axis = torch.arange(-2, 2, cell, dtype=torch.float64) + cell / 2
     points = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
     log_prob = prior.log_prob(points)
-    log_prob = log_prob - 0.5 * ((points - anchor.double()) / anchor_sigma).square().sum(dim=(1, 2, 3))
+    if anchor is not None:
+        log_prob = log_prob - 0.5 * ((points - anchor.double()) / anchor_sigma).square().sum(dim=(1, 2, 3))
     log_prob = log_prob - 0.5 * ((points[:, 0, 0, 0] - y.double().flatten()) / sigma_y).square()
     probability = (log_prob - log_prob.max()).exp()
     place = torch.rand(count, generator=generator, dtype=torch.float64)
@@ -246,15 +247,10 @@ def hard_instance(
         seed: of everything.
     """
     generator = torch.Generator().manual_seed(seed)
-    count = 2**bits
-    s = 2 * ((torch.arange(count)[:, None] >> torch.arange(bits)) & 1).float() - 1
-    f = s[torch.randperm(count, generator=generator)]
-    means = torch.cat([s, f], dim=1).view(count, 2 * bits, 1, 1)
-    direction = torch.eye(2 * bits)[None, :, :1].expand(count, -1, -1)
-    level = torch.full((count,), spread**2)
-    prior = GaussianMixturePrior(torch.full((count,), 1 / count), means, direction, level[:, None], level)
+    prior = hard_mixture(bits, spread, generator)
+    count = len(prior.weights)
     true_mode = int(torch.randint(count, (), generator=generator))
-    truth = means[[true_mode]] + spread * torch.randn(1, 2 * bits, 1, 1, generator=generator)
+    truth = prior.means[[true_mode]] + spread * torch.randn(1, 2 * bits, 1, 1, generator=generator)
     operator = Dense(torch.eye(2 * bits)[bits:], (2 * bits, 1, 1))
     y = truth[:, bits:] + sigma_y * torch.randn(1, bits, 1, 1, generator=generator)
     one = Measurement(y, operator, GaussianNoise(sigma_y))
@@ -278,6 +274,17 @@ def hard_instance(
         float(modes(warm)[:, true_mode].double().mean()),
         float(given_y.weights[true_mode]),
     )
+
+
+def hard_mixture(bits: int, spread: float, generator: torch.Generator) -> GaussianMixturePrior:
+    """2^bits Gaussians N((s, f(s)), spread^2 I) of equal weight, s all of {-1, 1}^bits, f a random permutation."""
+    count = 2**bits
+    s = 2 * ((torch.arange(count)[:, None] >> torch.arange(bits)) & 1).float() - 1
+    f = s[torch.randperm(count, generator=generator)]
+    means = torch.cat([s, f], dim=1).view(count, 2 * bits, 1, 1)
+    direction = torch.eye(2 * bits)[None, :, :1].expand(count, -1, -1)
+    level = torch.full((count,), spread**2)
+    return GaussianMixturePrior(torch.full((count,), 1 / count), means, direction, level[:, None], level)
 
 
 def annealing(output: Path = Path("results/annealing"), smoke: bool = False) -> None:

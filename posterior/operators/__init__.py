@@ -1,7 +1,7 @@
 """Measurement operators A: what is seen of an image."""
 
 from posterior.operators.base import LinearOperator, Operator, OperatorFamily
-from posterior.operators.dense import Dense
+from posterior.operators.dense import Dense, matrix_of
 from posterior.operators.inpainting import BoxInpainting, Inpainting, MaskInpainting, RandomInpainting
 from posterior.operators.motion_blur import GivenBlur, KernelBlur, MotionBlur
 from posterior.operators.nonlinear_blur import EncodedBlur, KernelWizard, NonlinearBlur
@@ -28,4 +28,5 @@ __all__ = [
     "RandomInpainting",
     "Separable",
     "SuperResolution",
+    "matrix_of",
 ]

@@ -1,13 +1,23 @@
-"""A linear operator given by its matrix, for small problems."""
+"""Linear operators and their matrices, for small problems."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from posterior.operators.base import LinearOperator
+
+
+def matrix_of(operator: LinearOperator, block: int = 512) -> Tensor:
+    """A of one image, (M, d), in float64: the operator applied to the unit images, ``block`` at a time."""
+    device = next((value.device for value in vars(operator).values() if isinstance(value, Tensor)), None)
+    basis = torch.eye(math.prod(operator.image_shape), dtype=torch.float64, device=device)
+    wide = operator.to(torch.float64)
+    columns = [wide.forward(part.view(-1, *operator.image_shape)).flatten(1) for part in basis.split(block)]
+    return torch.cat(columns).mT.contiguous()
 
 
 class Dense(LinearOperator):

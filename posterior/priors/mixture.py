@@ -93,20 +93,29 @@ class GaussianMixturePrior(ClosedFormPrior):
         identity = torch.eye(self.directions.shape[1]).to(self.means)
         return scaled @ self.directions.mT + self.rest[:, None, None] * identity
 
-    def _log_joint(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Per component: log of weight times smoothed density (B, K), and the component's score (B, K, d)."""
+    def _log_joint(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log of weight times smoothed density, (B, K), and what it is made of.
+
+        No (B, K, d) tensor is made: at the size of images those take longer than the products.
+
+        Returns:
+            The logs; U_k^T (x - m_k), (B, K, r); smoothed variances along the directions, (K, r) or (B, K, r), and
+            elsewhere, (K,) or (B, K).
+        """
         added = sigma.flatten()[:, None] ** 2 if isinstance(sigma, Tensor) else sigma**2
-        rest = self.rest + added  # (K,) or (B, K)
-        variances = self.variances + (added[..., None] if isinstance(added, Tensor) else added)  # (K, r) or (B, K, r)
-        shift = x.flatten(1)[:, None] - self.means.flatten(1)  # (B, K, d)
-        along = torch.einsum("kdr,bkd->bkr", self.directions, shift)
-        dimension, rank = self.directions.shape[1:]
-        outside = (shift.square().sum(dim=-1) - along.square().sum(dim=-1)).clamp_min(0) if rank < dimension else 0.0
-        squared = (along.square() / variances).sum(dim=-1) + outside / rest
+        rest = self.rest + added
+        variances = self.variances + (added[..., None] if isinstance(added, Tensor) else added)
+        flat, means = x.flatten(1), self.means.flatten(1)
+        components, dimension, rank = self.directions.shape
+        along = (flat @ self.directions.permute(1, 0, 2).reshape(dimension, -1)).view(-1, components, rank)
+        along = along - torch.einsum("kdr,kd->kr", self.directions, means)
+        squared = (along.square() / variances).sum(dim=-1)
+        if rank < dimension:
+            distance = torch.cdist(flat, means, compute_mode="donot_use_mm_for_euclid_dist")
+            squared = squared + (distance.square() - along.square().sum(dim=-1)).clamp_min(0) / rest
         log_det = variances.log().sum(dim=-1) + (dimension - rank) * rest.log()
         log_density = -0.5 * (squared + log_det + dimension * math.log(2 * math.pi))
-        correction = torch.einsum("kdr,bkr->bkd", self.directions, along * (1 / rest[..., None] - 1 / variances))
-        return self.weights.log() + log_density, correction - shift / rest[..., None]
+        return self.weights.log() + log_density, along, variances, rest
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """log p_sigma(x), (B,)."""
@@ -117,8 +126,13 @@ class GaussianMixturePrior(ClosedFormPrior):
         return self._log_joint(x, self._checked(x, sigma))[0].softmax(dim=1)
 
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        log_joint, scores = self._log_joint(x, sigma)
-        return torch.einsum("bk,bki->bi", log_joint.softmax(dim=1), scores).view_as(x)
+        log_joint, along, variances, rest = self._log_joint(x, sigma)
+        shares = log_joint.softmax(dim=1)
+        inside = shares[..., None] * along * (1 / rest[..., None] - 1 / variances)
+        toward = shares / rest
+        score = inside.flatten(1) @ self.directions.mT.reshape(inside[0].numel(), -1)
+        score = score + toward @ self.means.flatten(1) - toward.sum(dim=1, keepdim=True) * x.flatten(1)
+        return score.view_as(x)
 
     def times_covariance(self, component: int, v: Tensor) -> Tensor:
         """S_k v for rows v, (N, d), in their dtype."""
@@ -151,9 +165,12 @@ class GaussianMixturePrior(ClosedFormPrior):
         """
         if not anchor_sigma > 0:
             raise ValueError(f"given_anchor: anchor_sigma must be > 0, got {anchor_sigma}")
-        log_joint, scores = self._log_joint(anchor[None], anchor_sigma)
+        log_joint, along, variances, rest = self._log_joint(anchor[None], anchor_sigma)
         # Tweedie's formula for each component: its mean given x0 is x0 + anchor_sigma^2 times its smoothed score
-        means = anchor[None] + anchor_sigma**2 * scores[0].view_as(self.means)
+        shift = anchor.flatten() - self.means.flatten(1)
+        pulled = torch.einsum("kdr,kr->kd", self.directions, along[0] * (1 / rest[:, None] - 1 / variances))
+        scores = pulled - shift / rest[:, None]
+        means = anchor + anchor_sigma**2 * scores.view_as(self.means)
         precision = 1 / anchor_sigma**2
         return GaussianMixturePrior(
             log_joint[0].softmax(dim=0),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posterior.errors import UserError
 from posterior.measurement import Measurement
+from posterior.operators import matrix_of
 from posterior.priors.base import Prior
 from posterior.priors.mixture import GaussianMixturePrior
 from posterior.random import Streams
@@ -40,12 +41,8 @@ class MixturePosterior:
         if len(measurement.y) != 1:
             raise UserError(f"MixturePosterior: takes the measurement of one image, got {len(measurement.y)}")
         self.prior, self.sigma_y = prior, sigma_y
-        size = math.prod(measurement.image_shape)
-        basis = torch.eye(size, dtype=torch.float64, device=measurement.y.device)
-        wide = operator.to(torch.float64)
-        columns = [wide.forward(part.view(-1, *measurement.image_shape)).flatten(1) for part in basis.split(512)]
         self.measured = operator.restrict(torch.ones_like(measurement.y)).flatten() != 0
-        self.matrix = torch.cat(columns)[:, self.measured].mT.contiguous()  # A, (m, d)
+        self.matrix = matrix_of(operator)[self.measured]  # A, (m, d)
         self.y = measurement.y.flatten()[self.measured].double()
         gram = self.matrix @ self.matrix.mT
         noise = sigma_y**2 * torch.eye(len(self.y)).to(gram)

@@ -1,0 +1,545 @@
+"""Samplers against exact posterior samples: distance to the posterior over the number of network calls."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from benchmarks.annealing import hard_mixture, ring_posterior
+from benchmarks.pooled import PooledStreams
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.metrics.distribution import (
+    band_std_ratios,
+    mmd_test,
+    mode_weight_error,
+    sliced_wasserstein,
+    std_ratio,
+    subspaces,
+)
+from posterior.noise import GaussianNoise
+from posterior.operators import (
+    Dense,
+    GaussianBlur,
+    LinearOperator,
+    OperatorFamily,
+    RandomInpainting,
+    SuperResolution,
+    matrix_of,
+)
+from posterior.priors import GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
+from posterior.random import stream
+from posterior.samplers import (
+    DPS,
+    AnnealedLangevin,
+    ExactGaussian,
+    MixturePosterior,
+    NoAnnealing,
+    PublishedAnnealing,
+    RespacedSigmas,
+    ReverseDiffusion,
+)
+
+DRAW_STEPS = 100
+"""Steps of reverse diffusion that draw X_1."""
+STEP_FRACTION = 0.3
+"""Langevin's step over its limit of stability, 2 / L."""
+MATRIX_LIMIT = 4096
+"""Dimension up to which A is written out to find its measured directions."""
+
+Make = Callable[[torch.Generator], LinearOperator]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Independent exact sets (N, C, H, W) of a posterior, and the weights of its modes if it is a mixture."""
+
+    sets: list[Tensor]
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prior whose posteriors are known, and what is measured of its samples."""
+
+    prior: Prior
+    image_shape: tuple[int, int, int]
+    draw: Callable[[torch.Generator], Tensor]
+    """One sample (1, C, H, W) of the prior."""
+    target: Callable[[Measurement, Tensor | None, int, int, torch.Generator], Target]
+    """Of (measurement of one image, anchor, samples a set, sets, random numbers): p(x | y), or p(x | x0, y)."""
+    tasks: dict[str, Make]
+    sigma_y: float
+    anchor_sigma: float
+    curvature: float
+    """Bound on the curvature of -log p, for the step size."""
+    num_samples: int
+    calls: tuple[int, ...] = (100, 300, 1000)
+    num_measurements: int = 12
+    num_sets: int = 40
+
+
+def random_mixture(num_components: int, generator: torch.Generator) -> GaussianMixturePrior:
+    """A mixture in 32 dimensions: standard normal means, covariances with eigenvalues in [0.02, 0.3]."""
+    dimension = 32
+    vectors, _ = torch.linalg.qr(torch.randn(num_components, dimension, dimension, generator=generator))
+    values = 0.02 + 0.28 * torch.rand(num_components, dimension, generator=generator)
+    weights = torch.rand(num_components, generator=generator) + 0.5
+    means = torch.randn(num_components, 2, 4, 4, generator=generator)
+    return GaussianMixturePrior.full(weights / weights.sum(), means, (vectors * values[:, None]) @ vectors.mT)
+
+
+def _drawn(family: OperatorFamily, image_shape: tuple[int, int, int]) -> Make:
+    def make(generator: torch.Generator) -> LinearOperator:
+        operator = family.realise(image_shape, [generator])
+        assert isinstance(operator, LinearOperator)
+        return operator
+
+    return make
+
+
+def _projection(rows: int, image_shape: tuple[int, int, int]) -> Make:
+    size = torch.Size(image_shape).numel()
+    return lambda generator: Dense(torch.randn(rows, size, generator=generator) / size**0.5, image_shape)
+
+
+def mixture_problem(prior: GaussianMixturePrior, tasks: dict[str, Make], sigma_y: float, **settings: object) -> Problem:
+    """Of any Gaussian mixture."""
+    shape = tuple(prior.means.shape[1:])
+    anchor_sigma = settings.get("anchor_sigma", 0.3)
+    assert isinstance(anchor_sigma, float)
+
+    def target(
+        measurement: Measurement, anchor: Tensor | None, count: int, num_sets: int, generator: torch.Generator
+    ) -> Target:
+        given = prior if anchor is None else prior.given_anchor(anchor[0], anchor_sigma)
+        posterior = MixturePosterior(given, measurement)
+        return Target([posterior.sample(count, generator) for _ in range(num_sets)], posterior.weights)
+
+    lowest = prior.variances.min() if prior.directions.shape[-1] == prior.directions.shape[1] else prior.rest.min()
+    base = Problem(
+        prior,
+        (shape[0], shape[1], shape[2]),
+        partial(prior.sample, 1),
+        target,
+        tasks,
+        sigma_y,
+        anchor_sigma,
+        1 / float(lowest),
+        num_samples=500,
+    )
+    return replace(base, **settings)  # type: ignore[arg-type]
+
+
+class WithAnchor(LinearOperator):
+    """A x / sigma_y and x / anchor_sigma as one measurement of unit noise, (n, 1, 1)."""
+
+    def __init__(self, operator: LinearOperator, sigma_y: float, anchor_sigma: float) -> None:
+        super().__init__(operator.image_shape)
+        self.operator, self.sigma_y, self.anchor_sigma = operator, sigma_y, anchor_sigma
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return (torch.Size(self.operator.measurement_shape).numel() + torch.Size(self.image_shape).numel(), 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stack(self.operator.forward(x), x)
+
+    def stack(self, y: Tensor, x: Tensor) -> Tensor:
+        """y and x in their units of noise."""
+        return torch.cat([y.flatten(1) / self.sigma_y, x.flatten(1) / self.anchor_sigma], dim=1)[..., None, None]
+
+    def restrict(self, y: Tensor) -> Tensor:
+        seen, x = self._parts(y)
+        return torch.cat([self.operator.restrict(seen).flatten(1), x.flatten(1)], dim=1).view_as(y)
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        seen, x = self._parts(v)
+        return self.operator.adjoint(seen) / self.sigma_y + x / self.anchor_sigma
+
+    def rows(self, index: Tensor) -> WithAnchor:
+        return WithAnchor(self.operator.rows(index), self.sigma_y, self.anchor_sigma)
+
+    def _parts(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        count = torch.Size(self.operator.measurement_shape).numel()
+        seen, x = v.flatten(1)[:, :count], v.flatten(1)[:, count:]
+        return seen.reshape(-1, *self.operator.measurement_shape), x.reshape(-1, *self.image_shape)
+
+
+def field_problem(prior: GaussianFieldPrior, image_shape: tuple[int, int, int], **settings: object) -> Problem:
+    """Of a Gaussian field: inpainting, super-resolution and blur."""
+    sigma_y, anchor_sigma = 0.05, 0.3
+
+    def draw(generator: torch.Generator) -> Tensor:
+        return prior.sample_from(torch.randn(1, *image_shape, generator=generator))
+
+    def target(
+        measurement: Measurement, anchor: Tensor | None, count: int, num_sets: int, generator: torch.Generator
+    ) -> Target:
+        if anchor is not None:
+            both = WithAnchor(measurement.linear_operator("the exact posterior"), sigma_y, anchor_sigma)
+            measurement = Measurement(both.stack(measurement.y, anchor), both, GaussianNoise(1.0))
+        rows = measurement.repeat(count)
+        seeds = torch.randint(2**31, (num_sets,), generator=generator).tolist()
+        return Target([ExactGaussian()(prior, rows, PooledStreams(count, seed)) for seed in seeds])
+
+    tasks = {
+        "inpainting": _drawn(RandomInpainting(), image_shape),
+        "4x SR": _drawn(SuperResolution(4, "average"), image_shape),
+        "blur": _drawn(GaussianBlur(9, 1.0), image_shape),
+    }
+    base = Problem(prior, image_shape, draw, target, tasks, sigma_y, anchor_sigma, 1 / prior.floor**2, num_samples=48)
+    return replace(base, **settings)  # type: ignore[arg-type]
+
+
+def ring_problem(**settings: object) -> Problem:
+    """The ring of Figure 1, its first coordinate measured."""
+    prior, sigma_y, anchor_sigma = RingPrior(0.1), 0.1, 0.1
+
+    def target(
+        measurement: Measurement, anchor: Tensor | None, count: int, num_sets: int, generator: torch.Generator
+    ) -> Target:
+        draw = partial(ring_posterior, prior, measurement.y, sigma_y, anchor, anchor_sigma, count, generator)
+        return Target([draw() for _ in range(num_sets)])
+
+    first = Dense(torch.tensor([[1.0, 0.0]]), RingPrior.IMAGE_SHAPE)
+    base = Problem(
+        prior,
+        (2, 1, 1),
+        partial(prior.sample, 1),
+        target,
+        {"one coordinate": lambda generator: first},
+        sigma_y,
+        anchor_sigma,
+        1 / prior.width**2,
+        num_samples=1000,
+    )
+    return replace(base, **settings)  # type: ignore[arg-type]
+
+
+def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Problem]:
+    """All of them, by name."""
+    small = random_mixture(6, stream(seed, "mixture", -1, "prior"))
+    toon = GaussianMixturePrior.from_file(toon_mixture)
+    shape = (3, 32, 32)
+    toon_tasks = {
+        "inpainting": _drawn(RandomInpainting(), shape),
+        "4x SR": _drawn(SuperResolution(4, "average"), shape),
+        "blur": _drawn(GaussianBlur(9, 1.0), shape),
+    }
+    hard = hard_mixture(8, 0.1, stream(seed, "hard instance", -1, "prior"))
+    second_half = Dense(torch.eye(16)[8:], (16, 1, 1))
+    wide = GaussianFieldPrior(**yaml.safe_load(toon_field.read_text(encoding="utf-8"))["init_args"])
+    return {
+        "mixture, d = 32": mixture_problem(small, {"projection": _projection(8, (2, 4, 4))}, 0.1),
+        "toon mixture, d = 3072": mixture_problem(toon, toon_tasks, 0.05, num_samples=200, num_measurements=3),
+        "Gaussian field, 64x64": field_problem(wide, (3, 64, 64), calls=(300, 3000), num_measurements=1, num_sets=12),
+        "ring": ring_problem(),
+        "hard instance": mixture_problem(
+            hard, {"f(s)": lambda generator: second_half}, 0.1, anchor_sigma=0.2, num_measurements=4, calls=(100, 300)
+        ),
+    }
+
+
+SMOKE: dict[str, dict[str, object]] = {
+    "mixture, d = 32": {"num_samples": 100, "calls": (50,), "num_measurements": 2, "num_sets": 4},
+    "toon mixture, d = 3072": {"num_samples": 16, "calls": (20,), "num_measurements": 1, "num_sets": 4},
+    "Gaussian field, 64x64": {"num_samples": 8, "calls": (20,), "num_measurements": 1, "num_sets": 4},
+    "ring": {"num_samples": 200, "calls": (50,), "num_measurements": 2, "num_sets": 4},
+    "hard instance": {"num_samples": 50, "calls": (50,), "num_measurements": 1, "num_sets": 4},
+}
+
+
+@dataclass
+class Row:
+    """A sampler on a task: means over measurements."""
+
+    problem: str
+    task: str
+    sampler: str
+    target: str
+    forward: float
+    backward: float
+    w2: float
+    floor: float
+    ratio: float
+    ratio_se: float
+    std_measured: float | None
+    std_unmeasured: float | None
+    std_bands: str
+    mode_error: float | None
+    mmd_p: float
+    seconds: float
+
+
+@dataclass
+class _Sums:
+    """What was found, measurement by measurement."""
+
+    columns: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, **values: float | None) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self.columns.setdefault(name, []).append(value)
+
+    def mean(self, name: str) -> float | None:
+        values = self.columns.get(name)
+        return sum(values) / len(values) if values else None
+
+
+def exact_posterior(
+    output: Path = Path("results/exact_posterior"),
+    toon_mixture: Path = Path("configs/prior/mixture_toon32.safetensors"),
+    toon_field: Path = Path("configs/prior/gaussian_toon64.yaml"),
+    only: Sequence[str] = (),
+    dps_scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0),
+    smoke: bool = False,
+    seed: int = 0,
+) -> list[Row]:
+    """DPS, Algorithms 1, 2 and 3 and plain Langevin beside exact samples; writes exact_posterior.csv and .png.
+
+    "Distance" is sliced W2 over 200 directions to exact sets of the same size, divided by its floor, the mean over
+    pairs of exact sets. Every sampler is held against its own target: p(x | x0, y) for Algorithm 2, whose anchor is
+    drawn from the truth; p(x | y) for all others, so that Algorithm 3's double use of the data shows (standard
+    deviations below 1). DPS has, task by task, the best of ``dps_scales`` on a measurement of its own.
+    Langevin's step is 0.3 of the limit of stability; N levels of the published schedule cover the same range.
+
+    Args:
+        output: folder.
+        toon_mixture: mixture fitted to toon faces (`fit-mixture-toon`).
+        toon_field: configuration of the Gaussian field.
+        only: names of problems, or beginnings of names; all if empty.
+        dps_scales: scales to choose from.
+        smoke: small sizes, under a minute.
+        seed: of everything.
+
+    Raises:
+        UserError: if no problem has such a name.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = {
+        name: replace(problem, **SMOKE[name]) if smoke else problem  # type: ignore[arg-type]
+        for name, problem in problems(toon_mixture, toon_field, seed).items()
+        if not only or name.startswith(tuple(only))
+    }
+    if not chosen:
+        raise UserError(f"exact-posterior: no problem is called {list(only)}")
+    rows: list[Row] = []
+    for name, problem in chosen.items():
+        for task, make in problem.tasks.items():
+            found = run_task(problem, name, task, make, (0.5,) if smoke else dps_scales, seed)
+            rows += found
+            for row in found:
+                print(_line(row), flush=True)
+            with (output / "exact_posterior.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(asdict(rows[0])))
+                writer.writeheader()
+                writer.writerows(asdict(row) for row in rows)
+    _draw(rows, output / "exact_posterior.png")
+    print(f"picture: {output / 'exact_posterior.png'}")
+    return rows
+
+
+def _line(row: Row) -> str:
+    def ratio(value: float | None) -> str:
+        return "   - " if value is None else f"{value:5.2f}"
+
+    return (
+        f"{row.problem:23s} {row.task:14s} {row.sampler:12s} {row.target:8s} calls {row.forward:5.0f} + "
+        f"{row.backward:4.0f}  W2 / floor {row.ratio:7.3f} +- {row.ratio_se:.3f}  std measured "
+        f"{ratio(row.std_measured)} unmeasured {ratio(row.std_unmeasured)} bands {row.std_bands}  modes "
+        f"{ratio(row.mode_error)}  MMD p {row.mmd_p:.3f}  {row.seconds:.0f} s"
+    )
+
+
+def run_task(
+    problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int
+) -> list[Row]:
+    """Every sampler at every budget, over the problem's measurements."""
+    few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
+    scales = {calls: _tuned(few, f"{name} {task} tuning", make, calls, dps_scales, seed) for calls in problem.calls}
+    found: dict[tuple[str, str], _Sums] = {}
+    for number in range(problem.num_measurements):
+        case = Case.draw(problem, f"{name} {task} {number}", make, seed)
+        own, *others = case.exact["y"].sets
+        found.setdefault(("exact", "p(x|y)"), _Sums()).add(**case.judge(own, "y", others))
+        for calls in problem.calls:
+            for sampler, (which, run) in case.samplers(calls, scales[calls]).items():
+                before, start = replace(problem.prior.cost), time.monotonic()
+                samples = run(PooledStreams(problem.num_samples, case.seed))
+                cost = problem.prior.cost
+                spent = {
+                    "forward": (cost.forward - before.forward) / problem.num_samples,
+                    "backward": (cost.backward - before.backward) / problem.num_samples,
+                    "seconds": time.monotonic() - start,
+                }
+                sums = found.setdefault((f"{sampler} {calls}", f"p(x|{which})"), _Sums())
+                sums.add(**spent, **case.judge(samples, which, case.exact[which].sets))
+    return [_row(name, task, sampler, target, sums) for (sampler, target), sums in found.items()]
+
+
+def _row(name: str, task: str, sampler: str, target: str, sums: _Sums) -> Row:
+    ratios = torch.tensor(sums.columns["ratio"], dtype=torch.float64)
+    bands = [sums.mean(f"band{number}") for number in range(3)]
+    p_values = sorted(sums.columns["mmd_p"])
+    return Row(
+        name,
+        task,
+        sampler,
+        target,
+        sums.mean("forward") or 0.0,
+        sums.mean("backward") or 0.0,
+        sums.mean("w2") or 0.0,
+        sums.mean("floor") or 0.0,
+        float(ratios.mean()),
+        float(ratios.std()) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan"),
+        sums.mean("measured"),
+        sums.mean("unmeasured"),
+        " ".join(f"{value:.2f}" for value in bands if value is not None) or "-",
+        sums.mean("modes"),
+        p_values[len(p_values) // 2],
+        sums.mean("seconds") or 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement of a problem, its anchor, and exact samples of both posteriors."""
+
+    problem: Problem
+    measurement: Measurement
+    anchor: Tensor
+    exact: dict[str, Target]
+    directions: tuple[Tensor, Tensor] | None
+    seed: int
+
+    @classmethod
+    def draw(cls, problem: Problem, label: str, make: Make, seed: int, tuning: bool = False) -> Case:
+        """Truth, measurement and anchor from the streams of the label; for tuning, of p(x | y) only the sets."""
+        generator = stream(seed, label, -1, "problem")
+        operator, truth = make(generator), problem.draw(generator)
+        noise = torch.randn(1, *operator.measurement_shape, generator=generator)
+        measurement = Measurement.simulate(truth, operator, GaussianNoise(problem.sigma_y), noise)
+        anchor = truth + problem.anchor_sigma * torch.randn(truth.shape, generator=generator)
+        targets = {"y": None} if tuning else {"y": None, "x0,y": anchor}
+        exact = {
+            which: problem.target(
+                measurement, given, problem.num_samples, problem.num_sets, stream(seed, label, -1, f"exact {which}")
+            )
+            for which, given in targets.items()
+        }
+        directions = None
+        if not tuning and truth.numel() <= MATRIX_LIMIT:
+            measured, rest = subspaces(matrix_of(operator))
+            directions = (measured, rest)
+        number = int(torch.randint(2**31, (), generator=generator))
+        return cls(problem, measurement, anchor, exact, directions, number)
+
+    def samplers(self, calls: int, dps_scale: float) -> dict[str, tuple[str, Callable[[PooledStreams], Tensor]]]:
+        """name -> (which posterior it targets, samples from random numbers)."""
+        problem, count = self.problem, self.problem.num_samples
+        prior, rows = problem.prior, self.measurement.repeat(count)
+        operator = self.measurement.linear_operator("exact-posterior")
+        curvature = problem.curvature + operator.norm_bound() ** 2 / problem.sigma_y**2
+        near = problem.anchor_sigma**-2
+        levels = min(calls, 1000)
+        schedule = PublishedAnnealing(9 / levels, levels, max(calls // levels, 1))
+        reverse = ReverseDiffusion(RespacedSigmas(DRAW_STEPS))
+        dps = self.dps(calls, dps_scale)
+        cold = AnnealedLangevin(STEP_FRACTION * 2 / curvature, schedule, reverse)
+        warm = replace(cold, step_size=STEP_FRACTION * 2 / (curvature + near), anchor_sigma=problem.anchor_sigma)
+        anchors = self.anchor.expand(count, -1, -1, -1)
+        return {
+            "DPS": ("y", lambda rng: dps(prior, rows, rng)),
+            "Algorithm 1": ("y", lambda rng: cold(prior, rows, rng)),
+            "Algorithm 2": ("x0,y", lambda rng: warm.from_anchor(prior, rows, anchors, rng)),
+            "Algorithm 3": ("y", lambda rng: replace(warm, warm_start=dps)(prior, rows, rng)),
+            "plain": ("y", lambda rng: replace(cold, schedule=NoAnnealing(calls))(prior, rows, rng)),
+        }
+
+    @staticmethod
+    def dps(calls: int, scale: float) -> DPS:
+        """DPS in so many steps (at most 1000), without clipping."""
+        return DPS(RespacedSigmas(min(calls, 1000)), scale=scale, clip_denoised=False)
+
+    def distance(self, samples: Tensor, sets: Sequence[Tensor]) -> float:
+        """Mean sliced W2 to exact sets."""
+        return sum(sliced_wasserstein(samples, exact) for exact in sets) / len(sets)
+
+    def judge(self, samples: Tensor, which: str, sets: Sequence[Tensor]) -> dict[str, float | None]:
+        """Distance, floor and spread of samples beside exact sets."""
+        pairs = list(zip(sets[::2], sets[1::2], strict=False))
+        floor = sum(sliced_wasserstein(a, b) for a, b in pairs) / len(pairs)
+        distance = self.distance(samples, sets)
+        pooled = torch.cat(list(sets))
+        values: dict[str, float | None] = {"w2": distance, "floor": floor, "ratio": distance / floor}
+        if self.directions is not None:
+            for name, directions in zip(("measured", "unmeasured"), self.directions, strict=True):
+                values[name] = std_ratio(samples, pooled, directions) if directions.shape[1] else None
+        if min(samples.shape[-2:]) >= 16:
+            values |= {f"band{number}": value for number, value in enumerate(band_std_ratios(samples, pooled, 3))}
+        prior, weights = self.problem.prior, self.exact[which].weights
+        if isinstance(prior, GaussianMixturePrior) and weights is not None:
+            values["modes"] = mode_weight_error(prior.responsibilities(samples), weights)
+        values["mmd_p"] = mmd_test(samples, sets[0], num_permutations=200)[1]
+        return values
+
+
+def _tuned(problem: Problem, label: str, make: Make, calls: int, scales: Sequence[float], seed: int) -> float:
+    """The scale of DPS that comes nearest to p(x | y) on a measurement of its own."""
+    if len(scales) == 1:
+        return scales[0]
+    case = Case.draw(problem, label, make, seed, tuning=True)
+    rows = case.measurement.repeat(problem.num_samples)
+    distances = {}
+    for scale in scales:
+        try:
+            samples = case.dps(calls, scale)(problem.prior, rows, PooledStreams(problem.num_samples, case.seed))
+        except UserError:  # chains that diverge are no candidates
+            continue
+        if torch.isfinite(samples).all():
+            distances[scale] = case.distance(samples, case.exact["y"].sets)
+    if not distances:
+        raise UserError(f"exact-posterior: DPS diverges at every scale on {label}")
+    return min(distances, key=distances.__getitem__)
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """A panel a task: distance over calls, the floor dashed."""
+    tasks = list(dict.fromkeys((row.problem, row.task) for row in rows))
+    width = min(len(tasks), 3)
+    height = -(-len(tasks) // width)
+    figure = Figure(figsize=(4.6 * width, 3.6 * height), layout="constrained")
+    panels = figure.subplots(height, width, squeeze=False).flatten()
+    for axes in panels[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, (problem, task) in zip(panels, tasks, strict=False):
+        curves: dict[str, list[Row]] = {}
+        for row in rows:
+            if (row.problem, row.task) == (problem, task) and row.sampler != "exact":
+                curves.setdefault(row.sampler.rsplit(" ", 1)[0], []).append(row)
+        for number, (sampler, points) in enumerate(curves.items()):
+            axes.errorbar(
+                [row.forward + row.backward for row in points],
+                [row.ratio for row in points],
+                [0 if row.ratio_se != row.ratio_se else 1.96 * row.ratio_se for row in points],
+                marker="o",
+                capsize=3,
+                color=f"C{number}",
+                label=f"{sampler}, {points[0].target}",
+            )
+        axes.axhline(1.0, linestyle="--", color="black", label="floor: two exact sets")
+        axes.set(xscale="log", yscale="log", title=f"{problem}: {task}")
+        axes.set(xlabel="network calls a sample", ylabel="sliced W2 / floor")
+    panels[0].legend(fontsize="x-small")
+    figure.savefig(path, dpi=90)
