@@ -9,7 +9,7 @@ from benchmarks.annealing import annealing
 from benchmarks.compare import compare
 from benchmarks.exact_posterior import exact_posterior
 from benchmarks.fit_gaussian import fit_gaussian_toon
-from benchmarks.fit_mixture import fit_mixture_toon
+from benchmarks.fit_mixture import fit_mixture
 from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
@@ -23,7 +23,7 @@ COMMANDS: dict[str, Any] = {
     "compare": compare,
     "exact-posterior": exact_posterior,
     "fit-gaussian-toon": fit_gaussian_toon,
-    "fit-mixture-toon": fit_mixture_toon,
+    "fit-mixture": fit_mixture,
     "gaussian-field": gaussian_field,
     "held-out-toon": held_out_toon,
     "learned-prior": learned_prior,

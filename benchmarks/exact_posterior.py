@@ -316,7 +316,7 @@ def exact_posterior(
 
     Args:
         output: folder.
-        toon_mixture: mixture fitted to toon faces (`fit-mixture-toon`).
+        toon_mixture: mixture fitted to toon faces (`fit-mixture`).
         toon_field: configuration of the Gaussian field.
         only: names of problems, or beginnings of names; all if empty.
         dps_scales: scales to choose from.
@@ -362,9 +362,7 @@ def _line(row: Row) -> str:
     )
 
 
-def run_task(
-    problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int
-) -> list[Row]:
+def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int) -> list[Row]:
     """Every sampler at every budget, over the problem's measurements."""
     few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
     scales = {calls: _tuned(few, f"{name} {task} tuning", make, calls, dps_scales, seed) for calls in problem.calls}

@@ -55,6 +55,19 @@ class ImageSet(Dataset[tuple[Tensor, int]], ABC):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.image(index), index
 
+    def all(self) -> Tensor:
+        """All of them, (N, C, H, W) in [-1, 1], prepared and loaded.
+
+        Raises:
+            UserError: naming what is missing or cannot be used, or if images differ in size.
+        """
+        self.prepare()
+        self.load()
+        images = [self.image(index) for index in range(len(self))]
+        if len(shapes := {tuple(image.shape) for image in images}) > 1:
+            raise UserError(f"images of one size are needed, these are {sorted(shapes)}: set a size")
+        return torch.stack(images)
+
 
 class ToonFaceImages(ImageSet):
     """Toon faces number ``start`` to ``start + count - 1``, rendered once and kept as 8-bit pixels.
@@ -107,7 +120,6 @@ class ToonFaceImages(ImageSet):
         self.pixels = np.concatenate(chunks)[offset : offset + self.count]
 
     def all(self) -> Tensor:
-        """All of them, (count, 3, size, size) in [-1, 1], rendered if need be."""
         self.prepare()
         self.load()
         return from_pixels(self.pixels)

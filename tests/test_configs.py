@@ -53,6 +53,7 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
     ],
     "dps": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--data.init_args.num_workers", "0"],
     "recorded": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3"],
+    "toon32_mixture": ["--model.num_samples", "2"],
     "ffhq256_gaussian": ["--model.num_samples", "2", "--data.init_args.size", "64"],
 }
 

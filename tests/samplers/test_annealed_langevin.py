@@ -3,7 +3,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks.mixture import mixture
 from posterior import Measurement, Streams, UserError, stream
 from posterior.noise import GaussianNoise
 from posterior.operators import Dense, GaussianBlur, RandomInpainting, SuperResolution
@@ -74,11 +73,6 @@ def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, family):
     assert error < 2 * spread / count**0.5  # the floor is 1
     assert abs(float(samples.var(dim=0).mean().sqrt() / spread) - 1) < 0.05
     assert abs(float(measurement.repeat(count).relative_residual(samples).mean()) - 1) < 0.1
-
-
-def test_algorithm_2_reaches_the_floor_on_a_mixture():
-    distance, floor = mixture(num_measurements=3, num_samples=300, num_levels=600, growth=0.015)
-    assert distance < 1.15 * floor
 
 
 def test_the_admissible_schedule_samples_a_scalar_posterior(pooled):

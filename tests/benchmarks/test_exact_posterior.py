@@ -1,0 +1,143 @@
+"""The laboratory itself: do its exact posteriors, its targets and its verdicts hold?"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.exact_posterior import (
+    WithAnchor,
+    exact_posterior,
+    field_problem,
+    mixture_problem,
+    random_mixture,
+    run_task,
+)
+from benchmarks.fit_mixture import fit_mixture
+from datamodules.training import FolderImages
+from posterior import Measurement, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import Dense, RandomInpainting, matrix_of
+from posterior.priors import GaussianMixturePrior
+
+
+def test_the_smoke_run_judges_every_sampler_on_every_problem(tmp_path, root):
+    rows = exact_posterior(
+        tmp_path,
+        root / "configs" / "prior" / "mixture_toon32.safetensors",
+        root / "configs" / "prior" / "gaussian_toon64.yaml",
+        smoke=True,
+    )
+    tasks = {(row.problem, row.task) for row in rows}
+    assert len(tasks) == 9
+    assert len(rows) == 6 * len(tasks)
+    exact = [row for row in rows if row.sampler == "exact"]
+    assert all(row.ratio < 3.5 and row.forward == row.backward == 0 for row in exact)
+    assert sum(row.mmd_p < 0.02 for row in exact) <= 2
+    dps = [row for row in rows if row.sampler.startswith("DPS")]
+    assert all(row.forward == row.backward == int(row.sampler.split()[1]) for row in dps)
+    toon = {row.sampler: row for row in rows if row.problem.startswith("toon") and row.task == "4x SR"}
+    assert toon["Algorithm 2 20"].ratio < toon["Algorithm 1 20"].ratio
+    with (tmp_path / "exact_posterior.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    assert Image.open(tmp_path / "exact_posterior.png").size[0] > 1000
+
+
+def test_no_problem_of_that_name(tmp_path, root):
+    with pytest.raises(UserError, match="no problem is called"):
+        exact_posterior(
+            tmp_path,
+            root / "configs" / "prior" / "mixture_toon32.safetensors",
+            root / "configs" / "prior" / "gaussian_toon64.yaml",
+            only=["none"],
+        )
+
+
+def test_algorithm_2_reaches_the_floor_on_a_mixture_and_nothing_else_does():
+    """Theorem 1.2: with an anchor the target is reached. Cold, Algorithm 1 sits in the modes where it started."""
+    prior = random_mixture(6, torch.Generator().manual_seed(0))
+
+    def projection(generator):
+        return Dense(torch.randn(8, 32, generator=generator) / 32**0.5, (2, 4, 4))
+
+    problem = mixture_problem(prior, {}, 0.1, num_samples=300, calls=(600,), num_measurements=3, num_sets=10)
+    rows = {row.sampler: row for row in run_task(problem, "test", "projection", projection, (0.2, 0.5), 0)}
+    best = rows["Algorithm 2 600"]
+    assert best.ratio < 1.15
+    assert best.mode_error < 0.02
+    assert best.std_unmeasured == pytest.approx(1, abs=0.05)
+    assert rows["exact"].ratio == pytest.approx(1, abs=0.15)
+    assert rows["DPS 600"].ratio > 1.3
+    assert rows["Algorithm 1 600"].mode_error > 0.5
+    assert rows["Algorithm 1 600"].mmd_p < 0.05
+
+
+def test_the_fields_posterior_with_an_anchor_is_that_of_linear_algebra(field):
+    shape = (3, 6, 6)
+    problem = field_problem(field, shape)
+    generator = torch.Generator().manual_seed(0)
+    operator = RandomInpainting().realise(shape, [generator])
+    truth = problem.draw(generator)
+    y = torch.randn(1, *shape, generator=generator)
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(problem.sigma_y), y)
+    anchor = truth + problem.anchor_sigma * torch.randn(truth.shape, generator=generator)
+    (samples,) = problem.target(measurement, anchor, 4000, 1, generator).sets
+    identity = torch.eye(truth.numel()).view(-1, *shape)
+    inverse = field.filter(identity, 1 / field.spectrum(shape)).flatten(1).double()
+    matrix = matrix_of(operator)
+    precision = inverse + matrix.mT @ matrix / problem.sigma_y**2
+    precision = precision + torch.eye(len(inverse)) / problem.anchor_sigma**2
+    mean = field.mean[:, None, None].expand(shape).flatten().double()
+    pulled = inverse @ mean + matrix.mT @ measurement.y.flatten().double() / problem.sigma_y**2
+    expected = torch.linalg.solve(precision, pulled + anchor.flatten().double() / problem.anchor_sigma**2)
+    covariance = torch.linalg.inv(precision)
+    gap = (samples.flatten(1).mean(dim=0) - expected) / (covariance.diagonal() / len(samples)) ** 0.5
+    assert gap.abs().max() < 4.5
+    spread = samples.flatten(1).double().var(dim=0) / covariance.diagonal()
+    assert spread.sub(1).abs().max() < 5 * (2 / len(samples)) ** 0.5
+
+
+def test_an_operator_with_an_anchor_has_its_adjoint():
+    shape, generator = (3, 6, 6), torch.Generator().manual_seed(0)
+    both = WithAnchor(RandomInpainting().realise(shape, [generator]), 0.05, 0.3)
+    x, v = (torch.randn(1, *s, generator=generator) for s in (shape, both.measurement_shape))
+    torch.testing.assert_close((both.forward(x) * v).sum(), (x * both.adjoint(v)).sum())
+    matrix = matrix_of(both.operator)
+    torch.testing.assert_close(matrix @ x.flatten().double(), both.operator.forward(x).flatten().double())
+
+
+def test_a_mixture_is_fitted_to_a_folder(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    for number in range(30):
+        colour = 40 + 150 * (number % 2)
+        noise = 10 * torch.randn(8, 8, 3, generator=generator)
+        Image.fromarray((colour + noise).clamp(0, 255).to(torch.uint8).numpy()).save(tmp_path / f"{number:02d}.png")
+    output = tmp_path / "mixture.safetensors"
+    known, unknown = fit_mixture(FolderImages(tmp_path, count=20), FolderImages(tmp_path, start=20), output, 2, 2, 5)
+    assert known > unknown > 0  # more than a density of 1 on [-1, 1] has
+    assert "held-out images" in capsys.readouterr().out
+    assert GaussianMixturePrior.from_file(output).weights.sort().values.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+    with pytest.raises(UserError, match="held-out ones of"):
+        fit_mixture(FolderImages(tmp_path, count=20), FolderImages(tmp_path, size=4, start=20), output, 2, 2, 5)
+    Image.new("RGB", (5, 5)).save(tmp_path / "other.png")
+    with pytest.raises(UserError, match="images of one size"):
+        FolderImages(tmp_path).all()
+
+
+def test_targets_are_not_mixed_up():
+    """A sampler of p(x | x0, y) held against p(x | y) must be told apart."""
+    prior = random_mixture(2, torch.Generator().manual_seed(0))
+    problem = replace(mixture_problem(prior, {}, 0.1, anchor_sigma=0.05), num_samples=200)
+    generator = torch.Generator().manual_seed(1)
+    operator = Dense(torch.randn(4, 32, generator=generator), (2, 4, 4))
+    truth = problem.draw(generator)
+    measurement = Measurement.simulate(
+        truth, operator, GaussianNoise(0.1), torch.randn(1, 4, 1, 1, generator=generator)
+    )
+    free = problem.target(measurement, None, 200, 1, generator).sets[0]
+    held = problem.target(measurement, truth, 200, 1, generator).sets[0]
+    assert held.var(dim=0).mean() < 0.2 * free.var(dim=0).mean()
