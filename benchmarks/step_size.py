@@ -71,7 +71,7 @@ def step_size(
     prior: DiffusionPrior,
     output: Path = Path("results/step_size"),
     num_faces: int = 48,
-    step_sizes: Sequence[float] = (2.5e-6, 5e-6, 2e-5, 1e-4, 4e-4, 1e-3),
+    step_sizes: Sequence[float] = (5e-6, 2e-5, 1e-4, 4e-4, 1e-3),
     score_sigmas: Sequence[float] = (0.01, 0.08),
     num_levels: int = 1000,
     growth: float = 0.009,
