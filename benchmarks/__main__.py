@@ -6,6 +6,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from benchmarks.annealing import annealing
+from benchmarks.calibration import calibration
 from benchmarks.compare import compare
 from benchmarks.exact_posterior import exact_posterior
 from benchmarks.fit_gaussian import fit_gaussian_toon
@@ -20,6 +21,7 @@ from posterior.errors import UserError
 
 COMMANDS: dict[str, Any] = {
     "annealing": annealing,
+    "calibration": calibration,
     "compare": compare,
     "exact-posterior": exact_posterior,
     "fit-gaussian-toon": fit_gaussian_toon,

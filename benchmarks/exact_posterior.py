@@ -175,6 +175,13 @@ class WithAnchor(LinearOperator):
         return seen.reshape(-1, *self.operator.measurement_shape), x.reshape(-1, *self.image_shape)
 
 
+def anchored(problem: Problem, measurement: Measurement, anchor: Tensor) -> Measurement:
+    """The measurement and a noisy view of x itself, as one measurement."""
+    operator = measurement.linear_operator("the exact posterior")
+    both = WithAnchor(operator, problem.sigma_y, problem.anchor_sigma)
+    return Measurement(both.stack(measurement.y, anchor), both, GaussianNoise(1.0))
+
+
 def field_problem(prior: GaussianFieldPrior, image_shape: tuple[int, int, int], **settings: object) -> Problem:
     """Of a Gaussian field: inpainting, super-resolution and blur."""
     sigma_y, anchor_sigma = 0.05, 0.3
@@ -186,8 +193,7 @@ def field_problem(prior: GaussianFieldPrior, image_shape: tuple[int, int, int], 
         measurement: Measurement, anchor: Tensor | None, count: int, num_sets: int, generator: torch.Generator
     ) -> Target:
         if anchor is not None:
-            both = WithAnchor(measurement.linear_operator("the exact posterior"), sigma_y, anchor_sigma)
-            measurement = Measurement(both.stack(measurement.y, anchor), both, GaussianNoise(1.0))
+            measurement = anchored(base, measurement, anchor)
         rows = measurement.repeat(count)
         seeds = torch.randint(2**31, (num_sets,), generator=generator).tolist()
         return Target([ExactGaussian()(prior, rows, PooledStreams(count, seed)) for seed in seeds])
@@ -372,7 +378,9 @@ def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Seq
         own, *others = case.exact["y"].sets
         found.setdefault(("exact", "p(x|y)"), _Sums()).add(**case.judge(own, "y", others))
         for calls in problem.calls:
-            for sampler, (which, run) in case.samplers(calls, scales[calls]).items():
+            anchors = case.anchor.expand(problem.num_samples, -1, -1, -1)
+            rows = case.measurement.repeat(problem.num_samples)
+            for sampler, (which, run) in samplers(problem, rows, anchors, calls, scales[calls]).items():
                 before, start = replace(problem.prior.cost), time.monotonic()
                 samples = run(PooledStreams(problem.num_samples, case.seed))
                 cost = problem.prior.cost
@@ -443,33 +451,6 @@ class Case:
         number = int(torch.randint(2**31, (), generator=generator))
         return cls(problem, measurement, anchor, exact, directions, number)
 
-    def samplers(self, calls: int, dps_scale: float) -> dict[str, tuple[str, Callable[[PooledStreams], Tensor]]]:
-        """name -> (which posterior it targets, samples from random numbers)."""
-        problem, count = self.problem, self.problem.num_samples
-        prior, rows = problem.prior, self.measurement.repeat(count)
-        operator = self.measurement.linear_operator("exact-posterior")
-        curvature = problem.curvature + operator.norm_bound() ** 2 / problem.sigma_y**2
-        near = problem.anchor_sigma**-2
-        levels = min(calls, 1000)
-        schedule = PublishedAnnealing(9 / levels, levels, max(calls // levels, 1))
-        reverse = ReverseDiffusion(RespacedSigmas(DRAW_STEPS))
-        dps = self.dps(calls, dps_scale)
-        cold = AnnealedLangevin(STEP_FRACTION * 2 / curvature, schedule, reverse)
-        warm = replace(cold, step_size=STEP_FRACTION * 2 / (curvature + near), anchor_sigma=problem.anchor_sigma)
-        anchors = self.anchor.expand(count, -1, -1, -1)
-        return {
-            "DPS": ("y", lambda rng: dps(prior, rows, rng)),
-            "Algorithm 1": ("y", lambda rng: cold(prior, rows, rng)),
-            "Algorithm 2": ("x0,y", lambda rng: warm.from_anchor(prior, rows, anchors, rng)),
-            "Algorithm 3": ("y", lambda rng: replace(warm, warm_start=dps)(prior, rows, rng)),
-            "plain": ("y", lambda rng: replace(cold, schedule=NoAnnealing(calls))(prior, rows, rng)),
-        }
-
-    @staticmethod
-    def dps(calls: int, scale: float) -> DPS:
-        """DPS in so many steps (at most 1000), without clipping."""
-        return DPS(RespacedSigmas(min(calls, 1000)), scale=scale, clip_denoised=False)
-
     def distance(self, samples: Tensor, sets: Sequence[Tensor]) -> float:
         """Mean sliced W2 to exact sets."""
         return sum(sliced_wasserstein(samples, exact) for exact in sets) / len(sets)
@@ -493,6 +474,44 @@ class Case:
         return values
 
 
+Run = Callable[[PooledStreams], Tensor]
+
+
+def samplers(
+    problem: Problem, rows: Measurement, anchors: Tensor, calls: int, dps_scale: float
+) -> dict[str, tuple[str, Run]]:
+    """name -> (which posterior it targets, samples from random numbers).
+
+    Args:
+        problem: prior, noise levels and curvature.
+        rows: one row a chain.
+        anchors: x0 of each chain, for Algorithm 2.
+        calls: Langevin steps, and DPS steps (at most 1000).
+        dps_scale: of DPS.
+    """
+    prior = problem.prior
+    norm = rows.linear_operator("exact-posterior").norm_bound()
+    curvature = problem.curvature + norm**2 / problem.sigma_y**2
+    levels = min(calls, 1000)
+    schedule = PublishedAnnealing(9 / levels, levels, max(calls // levels, 1))
+    dps = plain_dps(calls, dps_scale)
+    cold = AnnealedLangevin(STEP_FRACTION * 2 / curvature, schedule, ReverseDiffusion(RespacedSigmas(DRAW_STEPS)))
+    near = STEP_FRACTION * 2 / (curvature + problem.anchor_sigma**-2)
+    warm = replace(cold, step_size=near, anchor_sigma=problem.anchor_sigma)
+    return {
+        "DPS": ("y", lambda rng: dps(prior, rows, rng)),
+        "Algorithm 1": ("y", lambda rng: cold(prior, rows, rng)),
+        "Algorithm 2": ("x0,y", lambda rng: warm.from_anchor(prior, rows, anchors, rng)),
+        "Algorithm 3": ("y", lambda rng: replace(warm, warm_start=dps)(prior, rows, rng)),
+        "plain": ("y", lambda rng: replace(cold, schedule=NoAnnealing(calls))(prior, rows, rng)),
+    }
+
+
+def plain_dps(calls: int, scale: float) -> DPS:
+    """DPS in so many steps (at most 1000), without clipping: these priors leave [-1, 1]."""
+    return DPS(RespacedSigmas(min(calls, 1000)), scale=scale, clip_denoised=False)
+
+
 def _tuned(problem: Problem, label: str, make: Make, calls: int, scales: Sequence[float], seed: int) -> float:
     """The scale of DPS that comes nearest to p(x | y) on a measurement of its own."""
     if len(scales) == 1:
@@ -502,7 +521,7 @@ def _tuned(problem: Problem, label: str, make: Make, calls: int, scales: Sequenc
     distances = {}
     for scale in scales:
         try:
-            samples = case.dps(calls, scale)(problem.prior, rows, PooledStreams(problem.num_samples, case.seed))
+            samples = plain_dps(calls, scale)(problem.prior, rows, PooledStreams(problem.num_samples, case.seed))
         except UserError:  # chains that diverge are no candidates
             continue
         if torch.isfinite(samples).all():
