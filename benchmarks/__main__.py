@@ -9,6 +9,7 @@ from benchmarks.annealing import annealing
 from benchmarks.calibration import calibration
 from benchmarks.compare import compare
 from benchmarks.exact_posterior import exact_posterior
+from benchmarks.fairness import fairness
 from benchmarks.fit_gaussian import fit_gaussian_toon
 from benchmarks.fit_mixture import fit_mixture
 from benchmarks.gaussian_field import gaussian_field
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     "calibration": calibration,
     "compare": compare,
     "exact-posterior": exact_posterior,
+    "fairness": fairness,
     "fit-gaussian-toon": fit_gaussian_toon,
     "fit-mixture": fit_mixture,
     "gaussian-field": gaussian_field,

@@ -64,23 +64,14 @@ def _jitter(colour: str, amount: float, generator: torch.Generator) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, Any]]:
-    """Face number ``index``, and the parts and colours it was drawn with.
+def toon_tones(index: int) -> dict[str, str]:
+    """The palettes' colours of skin, hair and background of face number ``index``, without drawing it."""
+    return _colours(index)[0]
 
-    Rendered at a multiple of ``size`` of at least 128 pixels and box-filtered down.
 
-    Args:
-        index: >= 0; names the face, the same on every machine.
-        size: side in pixels, >= 8.
-
-    Returns:
-        (3, size, size) in [-1, 1], and the resolved options (a missing key: the part is hidden); "tones" are the
-        palettes' colours of skin, hair and background before they were varied.
-    """
-    import resvg_py
-    from dicebear import Avatar
-
-    definition, style = _style()
+def _colours(index: int) -> tuple[dict[str, str], dict[str, Any]]:
+    """The tones, and the options that the face is drawn with."""
+    definition, _ = _style()
     generator = stream(0, f"toon/{index}", -1, "render")
 
     def pick(choices: tuple[str, ...] | list[str]) -> str:
@@ -97,6 +88,27 @@ def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, Any]]:
     for name, amount in JITTERED.items():
         tones[name] = pick(definition["colors"][name]["values"])
         options[f"{name}Color"] = [_jitter(tones[name], amount, generator)]
+    return tones, options
+
+
+def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, Any]]:
+    """Face number ``index``, and the parts and colours it was drawn with.
+
+    Rendered at a multiple of ``size`` of at least 128 pixels and box-filtered down.
+
+    Args:
+        index: >= 0; names the face, the same on every machine.
+        size: side in pixels, >= 8.
+
+    Returns:
+        (3, size, size) in [-1, 1], and the resolved options (a missing key: the part is hidden); "tones" are the
+        palettes' colours of skin, hair and background before they were varied.
+    """
+    import resvg_py
+    from dicebear import Avatar
+
+    _, style = _style()
+    tones, options = _colours(index)
     drawn = Avatar(style, options).to_json()
     factor = -(-RENDER_SIDE // size)
     png = resvg_py.svg_to_bytes(
