@@ -58,7 +58,7 @@ def lemma_f1(eta2: float = 0.5, rows: int = 200_000, h: float = 1e-3, seed: int 
     dip = eta2 * math.log(2) / (1 + eta2)
     steps = round(4 * dip / h)
     measured = [float(x.var())]
-    AnnealedLangevin(h, NoAnnealing(steps)).anneal(
+    AnnealedLangevin(h, schedule=NoAnnealing(steps)).anneal(
         normal_prior(1),
         measurement,
         x,
@@ -132,7 +132,7 @@ def lemma_f2(
             entered |= error.inside(state)
             levels.append(state.square().mean(dim=(1, 2, 3)))
 
-        AnnealedLangevin(h, schedule).anneal(prior, measurement, x, None, rng, watch)
+        AnnealedLangevin(h, schedule=schedule).anneal(prior, measurement, x, None, rng, watch)
         results.append((float(entered.double().mean()), torch.stack(levels).numpy()))
     (plain, plain_levels), (annealed, annealed_levels) = results
     return Crossing(plain, annealed, plain_levels, annealed_levels, error)
@@ -185,8 +185,8 @@ def ring(
         descent = [anchor_sigma * 0.9**n for n in range(1, 60)]
         sampler = AnnealedLangevin(
             h,
-            PublishedAnnealing(growth, num_levels, steps_per_level),
-            ReverseDiffusion(ListedSigmas([*descent, 0.0])),
+            schedule=PublishedAnnealing(growth, num_levels, steps_per_level),
+            reverse=ReverseDiffusion(ListedSigmas([*descent, 0.0])),
             anchor_sigma=anchor_sigma,
         )
         samples = sampler.from_anchor(prior, measurement, anchor.expand(rows, -1, -1, -1), PooledStreams(rows, seed))
@@ -257,8 +257,8 @@ def hard_instance(
     measurement = one.repeat(rows)
     schedule = PublishedAnnealing(0.03, 300)
     levels = ReverseDiffusion(ListedSigmas([*(10.0 * 0.93**n for n in range(100)), 0.0]))
-    cold = AnnealedLangevin(1e-3, schedule, levels)(prior, measurement, PooledStreams(rows, seed))
-    warm_sampler = AnnealedLangevin(1e-3, schedule, levels, anchor_sigma=anchor_sigma)
+    cold = AnnealedLangevin(1e-3, schedule=schedule, reverse=levels)(prior, measurement, PooledStreams(rows, seed))
+    warm_sampler = AnnealedLangevin(1e-3, schedule=schedule, reverse=levels, anchor_sigma=anchor_sigma)
     anchor = truth + anchor_sigma * torch.randn(truth.shape, generator=generator)
     warm = warm_sampler.from_anchor(prior, measurement, anchor.expand(rows, -1, -1, -1), PooledStreams(rows, seed))
     given_y = MixturePosterior(prior, one)

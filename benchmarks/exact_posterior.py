@@ -495,7 +495,8 @@ def samplers(
     levels = min(calls, 1000)
     schedule = PublishedAnnealing(9 / levels, levels, max(calls // levels, 1))
     dps = plain_dps(calls, dps_scale)
-    cold = AnnealedLangevin(STEP_FRACTION * 2 / curvature, schedule, ReverseDiffusion(RespacedSigmas(DRAW_STEPS)))
+    reverse = ReverseDiffusion(RespacedSigmas(DRAW_STEPS))
+    cold = AnnealedLangevin(STEP_FRACTION * 2 / curvature, schedule=schedule, reverse=reverse)
     near = STEP_FRACTION * 2 / (curvature + problem.anchor_sigma**-2)
     warm = replace(cold, step_size=near, anchor_sigma=problem.anchor_sigma)
     return {

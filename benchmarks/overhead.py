@@ -51,7 +51,7 @@ def overhead(num_steps: int = 20, batch_size: int = 8, size: int = 32, repeats: 
             torch.autograd.grad(network(z, timesteps).sum(), z)
 
     reverse = ReverseDiffusion(RespacedSigmas(num_steps))
-    langevin = AnnealedLangevin(1e-5, PublishedAnnealing(num_levels=num_steps + 1), anchor_sigma=0.3)
+    langevin = AnnealedLangevin(1e-5, schedule=PublishedAnnealing(num_levels=num_steps + 1), anchor_sigma=0.3)
     cases: dict[str, tuple[Callable[[], object], Callable[[], None]]] = {
         "reverse diffusion": (lambda: reverse(prior, measurement, Streams(0, ids)), forward),
         "DPS": (lambda: DPS(RespacedSigmas(num_steps))(prior, measurement, Streams(0, ids)), forward_backward),

@@ -181,7 +181,7 @@ class TaskRun:
     def langevin(self, h: float, score_sigma: float, num_levels: int, growth: float) -> dict[str, Outcome]:
         """Annealed Langevin from there: ending -> outcome."""
         sampler = AnnealedLangevin(
-            h, PublishedAnnealing(growth, num_levels), anchor_sigma=ANCHOR_SIGMA, score_sigma=score_sigma
+            h, schedule=PublishedAnnealing(growth, num_levels), anchor_sigma=ANCHOR_SIGMA, score_sigma=score_sigma
         )
         chain = self._kept(
             f"langevin_h{h:g}_s{score_sigma:.4g}",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -70,6 +72,21 @@ class Operator(ABC):
         return self._map(names, lambda value: value.to(device))
 
 
+@dataclass(frozen=True)
+class Diagonal:
+    """A^T A = V diag(gains) V^T, V orthogonal.
+
+    Args:
+        gains: >= 0, shaped so that it multiplies coefficients (R, C, H, W).
+        analyse: V^T x, (R, C, H, W) -> (R, C, H, W).
+        synthesise: V c, likewise.
+    """
+
+    gains: Tensor
+    analyse: Callable[[Tensor], Tensor]
+    synthesise: Callable[[Tensor], Tensor]
+
+
 class LinearOperator(Operator):
     """A linear map with its exact transpose."""
 
@@ -87,6 +104,26 @@ class LinearOperator(Operator):
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         return self.adjoint(v)
+
+    def diagonal(self) -> Diagonal | None:
+        """The basis in which A^T A is diagonal, if it is known and fast; None otherwise."""
+        return None
+
+    def solve(self, b: Tensor, shift: float, tolerance: float = 1e-5, max_steps: int = 500) -> Tensor:
+        """(A^T A + shift I)^-1 b, (R, C, H, W), shift > 0: in closed form where `diagonal` is known, otherwise by CG.
+
+        Args:
+            b: right-hand sides.
+            shift: > 0.
+            tolerance: relative residual at which conjugate gradients stop, row by row.
+            max_steps: of conjugate gradients; their number is fixed by the shift and ||A||, so that no device is waited
+                for and a row does not depend on its batch.
+        """
+        if (basis := self.diagonal()) is not None:
+            return basis.synthesise(basis.analyse(b) / (basis.gains + shift))
+        condition = 1 + self.norm_bound() ** 2 / shift  # CG's error falls by 1 - 2 / (1 + sqrt(condition)) a step
+        steps = math.ceil(0.5 * condition**0.5 * math.log(2 * condition**0.5 / tolerance))
+        return conjugate_gradients(lambda x: self.adjoint(self.forward(x)) + shift * x, b, min(steps, max_steps))
 
 
 class OperatorFamily(ABC):
@@ -108,6 +145,25 @@ class OperatorFamily(ABC):
         Raises:
             UserError: if the operator does not fit images of this shape.
         """
+
+
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, num_steps: int) -> Tensor:
+    """Solve apply(x) = b, symmetric and positive definite, for each row (R, C, H, W) on its own, in so many steps."""
+
+    def dot(a: Tensor, c: Tensor) -> Tensor:
+        return (a * c).sum(dim=(1, 2, 3), keepdim=True)
+
+    x, residual, direction = torch.zeros_like(b), b, b
+    rho = dot(b, b)
+    for _ in range(num_steps):
+        applied = apply(direction)
+        alpha = rho / dot(direction, applied).clamp_min(1e-30)  # a row that is solved has rho = 0 and stays
+        x = x + alpha * direction
+        residual = residual - alpha * applied
+        rho_next = dot(residual, residual)
+        direction = residual + rho_next / rho.clamp_min(1e-30) * direction
+        rho = rho_next
+    return x
 
 
 def power_iteration_norm(operator: LinearOperator, num_steps: int = 200, tolerance: float = 1e-7) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from posterior.operators.base import LinearOperator
+from posterior.operators.base import Diagonal, LinearOperator
 
 
 def matrix_of(operator: LinearOperator, block: int = 512) -> Tensor:
@@ -44,3 +44,13 @@ class Dense(LinearOperator):
 
     def norm(self) -> Tensor:
         return torch.linalg.matrix_norm(self.matrix.cpu().double(), 2)
+
+    def diagonal(self) -> Diagonal:
+        values, vectors = torch.linalg.eigh(self.matrix.mT.double() @ self.matrix.double())
+        basis = vectors.to(self.matrix)
+
+        def turn(x: Tensor, matrix: Tensor) -> Tensor:
+            return (x.flatten(1) @ matrix).view_as(x)
+
+        gains = values.clamp_min(0).to(self.matrix).view(1, *self.image_shape)
+        return Diagonal(gains, lambda x: turn(x, basis), lambda c: turn(c, basis.mT))

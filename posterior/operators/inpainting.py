@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from posterior.errors import UserError
-from posterior.operators.base import LinearOperator, OperatorFamily
+from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
 
 
 class Inpainting(LinearOperator):
@@ -49,6 +49,9 @@ class Inpainting(LinearOperator):
 
     def norm_bound(self) -> float:
         return 1.0
+
+    def diagonal(self) -> Diagonal:
+        return Diagonal(self.mask, lambda x: x, lambda c: c)
 
 
 class RandomInpainting(OperatorFamily):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posterior.errors import UserError
-from posterior.operators.base import LinearOperator, OperatorFamily
+from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
 from posterior.operators.motion_blur import check_mirrors
 
 
@@ -42,6 +42,13 @@ class Separable(LinearOperator):
     def norm(self) -> Tensor:
         rows, columns = self.row_matrix.cpu().double(), self.column_matrix.cpu().double()
         return torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
+
+    def diagonal(self) -> Diagonal:
+        parts = [torch.linalg.eigh(m.mT.double() @ m.double()) for m in (self.row_matrix, self.column_matrix)]
+        (row_gains, rows), (column_gains, columns) = parts
+        gains = (row_gains[:, None] * column_gains).clamp_min(0).to(self.row_matrix)
+        rows, columns = rows.to(self.row_matrix), columns.to(self.row_matrix)
+        return Diagonal(gains, lambda x: rows.mT @ x @ columns, lambda c: rows @ c @ columns.mT)
 
 
 def _separable(matrix_of_size, image_shape: Sequence[int]) -> Separable:  # type: ignore[no-untyped-def]

@@ -73,6 +73,13 @@ class Prior(nn.Module, ABC):
         denoised, _ = self._predict(x, levels)
         return (self._counted(denoised) - x) / levels**2
 
+    def curvature(self, sigma: float) -> float:
+        """Bound on the curvature of -log p_sigma, for step sizes: the largest eigenvalue of minus its Hessian.
+
+        For any p it is at most 1 / sigma^2: the Hessian is (Cov[x0 | x] / sigma^2 - I) / sigma^2.
+        """
+        return 1 / sigma**2 if sigma > 0 else math.inf
+
     def check_range(self, sigma: float | Tensor) -> None:
         """Refuse noise levels at which the prior cannot be evaluated.
 

@@ -166,6 +166,9 @@ class GaussianFieldPrior(ClosedFormPrior):
         """Exact samples of p(x), made from standard normal numbers (B, C, H, W)."""
         return self.mean[:, None, None] + self.filter(noise, self.spectrum(noise.shape).sqrt())
 
+    def curvature(self, sigma: float) -> float:
+        return 1 / (self.floor**2 + sigma**2)
+
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self.filter(self.centre(x), -1 / (self.spectrum(x.shape) + sigma**2))
 

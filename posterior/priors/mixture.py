@@ -134,6 +134,10 @@ class GaussianMixturePrior(ClosedFormPrior):
         score = score + toward @ self.means.flatten(1) - toward.sum(dim=1, keepdim=True) * x.flatten(1)
         return score.view_as(x)
 
+    def curvature(self, sigma: float) -> float:
+        variances = self.variances if self.directions.shape[2] == self.directions.shape[1] else self.rest
+        return 1 / (float(min(variances.min(), self.variances.min())) + sigma**2)
+
     def times_covariance(self, component: int, v: Tensor) -> Tensor:
         """S_k v for rows v, (N, d), in their dtype."""
         directions = self.directions[component].to(v)

@@ -98,6 +98,10 @@ class PerturbedPrior(Prior):
         denoised, fraction = self.prior._predict(x, sigma)
         return denoised + sigma**2 * self.error(x), fraction
 
+    def curvature(self, sigma: float) -> float:
+        """The exact prior's: that of an error is not known."""
+        return self.prior.curvature(sigma)
+
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The exact score plus the error; see `Prior.score`."""
         return self._counted(self.prior.score(x, sigma) + self.error(x))

@@ -43,6 +43,9 @@ class RingPrior(ClosedFormPrior):
         ratio = torch.special.i1e(r / v) / torch.special.i0e(r / v)
         return (ratio / r - 1) / v * x
 
+    def curvature(self, sigma: float) -> float:
+        return 1 / (self.width**2 + sigma**2)
+
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Exact samples (count, 2, 1, 1)."""
         angle = 2 * math.pi * torch.rand(count, generator=generator)

@@ -1,14 +1,18 @@
 """Samplers of p(x | y). Each takes a prior, a measurement and random streams."""
 
-from posterior.samplers.annealed_langevin import AnnealedLangevin, AnnealedMeasurement
+from posterior.samplers.annealed import AnnealedMeasurement, AnnealedSampler, Target
+from posterior.samplers.annealed_langevin import AnnealedLangevin
 from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
 from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
+from posterior.samplers.kinetic import KineticLangevin
+from posterior.samplers.proximal import ProximalDenoising
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
 from posterior.samplers.schedules import (
     AdmissibleAnnealing,
     AnnealingSchedule,
+    GeometricAnnealing,
     Level,
     ListedSigmas,
     NoAnnealing,
@@ -25,22 +29,27 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedMeasurement",
+    "AnnealedSampler",
     "AnnealingSchedule",
     "DPSPlus",
     "ExactGaussian",
     "ExactMixture",
+    "GeometricAnnealing",
+    "KineticLangevin",
     "Level",
     "ListedSigmas",
     "MixturePosterior",
     "NoAnnealing",
     "Observer",
     "Projection",
+    "ProximalDenoising",
     "PublishedAnnealing",
     "RespacedSigmas",
     "ReverseDiffusion",
     "ReverseStep",
     "Sampler",
     "SigmaSchedule",
+    "Target",
     "check_finite",
     "initial_noise",
     "not_finite",

@@ -118,6 +118,37 @@ class PublishedAnnealing(AnnealingSchedule):
 
 
 @dataclass(frozen=True)
+class GeometricAnnealing(AnnealingSchedule):
+    """Variances that fall geometrically from ``top`` to sigma_y^2 (`method.md` section 7).
+
+    Args:
+        num_levels: N >= 2.
+        top: the highest variance, v_1 (the published schedules end near 5).
+        steps_per_level: >= 1.
+
+    Raises:
+        UserError: if a value is out of range; on a call, if top lies below sigma_y^2.
+    """
+
+    num_levels: int
+    top: float = 5.0
+    steps_per_level: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_levels < 2 or not self.top > 0 or self.steps_per_level < 1:
+            raise UserError(f"annealing schedule: needs num_levels >= 2, top > 0, steps_per_level >= 1, got {self}")
+
+    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+        own = measurement.likelihood.sigma_y**2
+        if self.top < own:
+            raise UserError(f"annealing schedule: its top {self.top:g} lies below sigma_y^2 = {own:g}")
+        ratio, last = self.top / own, self.num_levels - 1
+        variances = [own * ratio ** (1 - number / last) for number in range(last)]
+        rest = [Level(v, self.steps_per_level) for v in [*variances[1:], own]]
+        return [Level(variances[0], 0), *rest]
+
+
+@dataclass(frozen=True)
 class NoAnnealing(AnnealingSchedule):
     """No annealing: plain Langevin dynamics at the measurement's own noise level.
 
@@ -195,6 +226,8 @@ class AdmissibleAnnealing(AnnealingSchedule):
         return low
 
     def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+        if math.isnan(step_size):
+            raise UserError("admissible schedule: its running times are those of first-order dynamics")
         norm = measurement.linear_operator("the admissible schedule").norm_bound()
         num_measured = math.prod(measurement.operator.measurement_shape)
         dimension = math.prod(measurement.image_shape)

@@ -62,7 +62,9 @@ def test_annealed_langevin_samples_the_posterior_of_a_network(pooled):
     schedule, rows = LinearBetas(), 20_000
     prior = DiffusionPrior(Linear(schedule, "epsilon"), schedule)
     measurement = Measurement(torch.ones(rows, 1, 1, 1), Dense(torch.ones(1, 1), (1, 1, 1)), GaussianNoise(0.5))
-    sampler = AnnealedLangevin(0.01, PublishedAnnealing(0.03, 150, 10), ReverseDiffusion(RespacedSigmas(100)))
+    sampler = AnnealedLangevin(
+        0.01, schedule=PublishedAnnealing(0.03, 150, 10), reverse=ReverseDiffusion(RespacedSigmas(100))
+    )
     samples = sampler(prior, measurement, pooled(rows))
     variance = 0.2  # 1 / (1 + 1 / 0.25), and Euler-Maruyama's 2.5 %
     assert abs(float(samples.mean()) - 0.8) < 5 * (variance / rows) ** 0.5 + 0.01
@@ -154,7 +156,9 @@ def test_annealed_langevin_samples_the_gaussian_that_stands_for_photon_noise(poo
     schedule, rows = LinearBetas(), 20_000
     prior = DiffusionPrior(Linear(schedule, "epsilon"), schedule)
     measurement = Measurement(torch.full((rows, 1, 1, 1), 0.2), Dense(torch.ones(1, 1), (1, 1, 1)), PoissonNoise(0.1))
-    sampler = AnnealedLangevin(2e-3, PublishedAnnealing(0.02, 60, 40), ReverseDiffusion(RespacedSigmas(100)))
+    sampler = AnnealedLangevin(
+        2e-3, schedule=PublishedAnnealing(0.02, 60, 40), reverse=ReverseDiffusion(RespacedSigmas(100))
+    )
     x = sampler(prior, measurement, pooled(rows))
     variance = 1 / (1 + 25.5 / 2.4)
     assert float(x.mean()) == pytest.approx(variance * 0.2 * 25.5 / 2.4, abs=5 * (variance / rows) ** 0.5 + 2e-3)

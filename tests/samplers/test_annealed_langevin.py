@@ -65,7 +65,7 @@ def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, family):
     mean = ExactGaussian(tolerance=1e-6).mean(field, measurement)
     exact = ExactGaussian()(field, measurement.repeat(count), Streams(1, ["a"], count))
     langevin = AnnealedLangevin(
-        0.004, PublishedAnnealing(0.03, 200, steps_per_level=10), ReverseDiffusion(RespacedSigmas(100))
+        0.004, schedule=PublishedAnnealing(0.03, 200, steps_per_level=10), reverse=ReverseDiffusion(RespacedSigmas(100))
     )
     samples = langevin(field, measurement.repeat(count), Streams(0, ["a"], count))
     spread = exact.var(dim=0).mean().sqrt()
@@ -82,7 +82,7 @@ def test_the_admissible_schedule_samples_a_scalar_posterior(pooled):
     schedule = AdmissibleAnnealing(alpha=1.0, radius=1.0, accuracy=0.5, inverse_failure=2.0)
     measurement = scalar_measurement(y, eta2**0.5)
     start = pooled(rows).randn("start", POINT)
-    samples = AnnealedLangevin(0.02, schedule).anneal(scalar_prior(), measurement, start, None, pooled(rows))
+    samples = AnnealedLangevin(0.02, schedule=schedule).anneal(scalar_prior(), measurement, start, None, pooled(rows))
     variance = eta2 / (1 + eta2)
     assert abs(float(samples.mean()) - 1 / (1 + eta2)) < 5 * (variance / rows) ** 0.5
     assert abs(float(samples.var()) / variance - 1) < 5 * (2 / rows) ** 0.5 + 0.02 * 5  # and Euler-Maruyama
@@ -104,8 +104,8 @@ def test_algorithm_3_uses_the_data_twice_unless_the_anchor_term_is_off(pooled, a
     measurement = scalar_measurement(torch.full((rows, *POINT), 1.0), eta2**0.5)
     sampler = AnnealedLangevin(
         0.01,
-        PublishedAnnealing(0.03, 150, steps_per_level=10),
-        ReverseDiffusion(RespacedSigmas(200)),
+        schedule=PublishedAnnealing(0.03, 150, steps_per_level=10),
+        reverse=ReverseDiffusion(RespacedSigmas(200)),
         warm_start=PosteriorMean(),
         anchor_sigma=sigma,
         anchor_term=anchor_term,
@@ -143,8 +143,8 @@ def test_cost_and_progress_of_algorithm_3(field):
     reverse = ReverseDiffusion(RespacedSigmas(100))
     sampler = AnnealedLangevin(
         1e-3,
-        PublishedAnnealing(0.05, 30, steps_per_level=2),
-        reverse,
+        schedule=PublishedAnnealing(0.05, 30, steps_per_level=2),
+        reverse=reverse,
         warm_start=DPS(RespacedSigmas(20)),
         anchor_sigma=0.5,
     )
@@ -169,7 +169,7 @@ def test_the_score_is_read_at_its_smoothing_level():
     measurement = scalar_measurement(torch.zeros(1, *POINT), 1.0)
     for score_sigma, expected in [(None, 0.01), (0.08, 0.08)]:
         read.clear()
-        langevin = AnnealedLangevin(1e-3, NoAnnealing(3), score_sigma=score_sigma)
+        langevin = AnnealedLangevin(1e-3, schedule=NoAnnealing(3), score_sigma=score_sigma)
         langevin.anneal(Spy(), measurement, torch.zeros(1, *POINT), None, Streams(0, ["a"]))
         assert read == [expected] * 3
 
@@ -260,7 +260,7 @@ def test_an_ancestral_ending_undoes_the_smoothing(pooled):
     rows, s2, eta2 = 100_000, 0.5, 1.0
     chain = AnnealedLangevin(
         5e-3,
-        PublishedAnnealing(0.05, 40, 60),
+        schedule=PublishedAnnealing(0.05, 40, 60),
         score_sigma=s2**0.5,
         ending=ReverseDiffusion(ListedSigmas([*torch.linspace(0.7, 0.02, 60).tolist(), 0.0])),
     )

@@ -1,0 +1,241 @@
+"""What annealed samplers share: start, levels of the measurement noise, target at each level, ending."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.priors.base import Prior
+from posterior.random import Streams
+from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.reverse_diffusion import ReverseDiffusion
+from posterior.samplers.schedules import AnnealingSchedule, PublishedAnnealing
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnealedSampler(Sampler):
+    """A sampler of p(x) p(y_i | x) while the noise of y_i is annealed down to the true level; subclasses say how.
+
+    Without ``warm_start`` it starts cold, as Algorithm 1 does, target p(x | y). With one its estimate is re-noised to
+    ``anchor_sigma``, which gives the anchor x0 of Algorithm 2 (`from_anchor`), target p(x | x0, y); with
+    ``anchor_term`` off only the start is localised and the target is p(x | y).
+
+    Mind the targets: an estimate made from y uses the data twice, and with the anchor term the samples are then
+    narrower than p(x | y) (`method.md` section 3).
+
+    Args:
+        schedule: levels of the measurement noise.
+        reverse: reverse diffusion that draws X_1, from noise or from the anchor.
+        warm_start: gives x_hat, the rough estimate; None: a cold start.
+        anchor_sigma: > 0, noise level to which x_hat is re-noised (published: t = 100, sigma = 0.34).
+        anchor_term: add (x0 - X) / anchor_sigma^2 to the drift.
+        score_sigma: smoothing level >= 0 at which the score is read at the end; None: the prior's sigma_min
+            (published). The chain then targets the posterior under the smoothed prior p * N(0, score_sigma^2 I).
+        score_sigma_top: the same at the highest level of measurement noise; in between it falls geometrically with
+            that noise. None: score_sigma throughout (published).
+        ending: reverse diffusion from score_sigma down to 0 that ends the chain; None: the chain's last state is the
+            sample (published). With the schedule ``ListedSigmas([0.0])`` it is one denoising step.
+        clip: clip the samples to [-1, 1] at the end (published: yes; it biases priors that leave the range).
+
+    Raises:
+        UserError: if anchor_sigma is not > 0 or a score level is < 0 or rises; if a warm start comes without
+            anchor_sigma; on a call, if anchor_sigma comes without a warm start, or a level is outside the prior's
+            range.
+    """
+
+    stage: ClassVar[str]
+    """What the chain is called in progress and errors."""
+
+    schedule: AnnealingSchedule = field(default_factory=PublishedAnnealing)
+    reverse: ReverseDiffusion = field(default_factory=ReverseDiffusion)
+    warm_start: Sampler | None = None
+    anchor_sigma: float | None = None
+    anchor_term: bool = True
+    score_sigma: float | None = None
+    score_sigma_top: float | None = None
+    ending: ReverseDiffusion | None = None
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.warm_start is not None and self.anchor_sigma is None:
+            raise UserError(f"{name}: a warm start needs anchor_sigma, the level to which it is re-noised")
+        if self.anchor_sigma is not None and not self.anchor_sigma > 0:
+            raise UserError(f"{name}: anchor_sigma must be > 0, got {self.anchor_sigma}")
+        if self.score_sigma is not None and not self.score_sigma >= 0:
+            raise UserError(f"{name}: score_sigma must be >= 0, got {self.score_sigma}")
+        if self.score_sigma_top is not None and not 0 < (self.score_sigma or 0) <= self.score_sigma_top:
+            raise UserError(f"{name}: score_sigma_top needs a score_sigma > 0, and not above it")
+
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
+        for sigma in (self.anchor_sigma, self.score_sigma, self.score_sigma_top):  # before hours of warm start
+            if sigma is not None:
+                prior.check_range(sigma)
+        if self.warm_start is None:  # Algorithm 1
+            if self.anchor_sigma is not None:
+                name = type(self).__name__
+                raise UserError(f"{name}: anchor_sigma needs a warm_start (or a call of from_anchor)")
+            x = self.reverse(prior, measurement, rng, observe)
+            return self.anneal(prior, measurement, x, None, rng, observe)
+        assert self.anchor_sigma is not None  # Algorithm 3
+        estimate = self.warm_start(prior, measurement, rng, observe)
+        anchor = estimate + self.anchor_sigma * rng.randn_like("anchor", estimate)
+        return self.from_anchor(prior, measurement, anchor, rng, observe)
+
+    def from_anchor(
+        self, prior: Prior, measurement: Measurement, anchor: Tensor, rng: Streams, observe: Observer = unobserved
+    ) -> Tensor:
+        """Algorithm 2: samples (R, C, H, W) given an anchor x0 = x + N(0, anchor_sigma^2 I), (R, C, H, W).
+
+        Raises:
+            UserError: if anchor_sigma is not set.
+        """
+        if self.anchor_sigma is None:
+            name = type(self).__name__
+            raise UserError(f"{name}: Algorithm 2 needs anchor_sigma, the noise level of its anchor")
+        x = self.reverse.from_level(prior, anchor, self.anchor_sigma, rng, observe)
+        return self.anneal(prior, measurement, x, anchor if self.anchor_term else None, rng, observe)
+
+    @torch.no_grad()
+    def anneal(
+        self,
+        prior: Prior,
+        measurement: Measurement,
+        x: Tensor,
+        anchor: Tensor | None,
+        rng: Streams,
+        observe: Observer = unobserved,
+    ) -> Tensor:
+        """The chain from X_1 = x, (R, C, H, W), with the anchor's term if there is an anchor, and its ending.
+
+        Raises:
+            UserError: if an anchor comes without anchor_sigma, the schedule does not fall to the measurement's own
+                noise, or no image's chains are finite any more.
+        """
+        if anchor is not None and self.anchor_sigma is None:
+            raise UserError(f"{type(self).__name__}: an anchor needs anchor_sigma, its noise level")
+        x = self.chain(prior, measurement, x, anchor, rng, observe)
+        check_finite(x, rng, self.stage)
+        if self.ending is not None:
+            x = self.ending.from_level(prior, x, self.last_score_sigma(prior), rng, observe)
+        return x.clamp(-1, 1) if self.clip else x
+
+    @abstractmethod
+    def chain(
+        self,
+        prior: Prior,
+        measurement: Measurement,
+        x: Tensor,
+        anchor: Tensor | None,
+        rng: Streams,
+        observe: Observer,
+    ) -> Tensor:
+        """The last state of a chain over `targets`, (R, C, H, W)."""
+
+    def last_score_sigma(self, prior: Prior) -> float:
+        """Smoothing level of the score at the end."""
+        return prior.sigma_min if self.score_sigma is None else self.score_sigma
+
+    def targets(
+        self, prior: Prior, measurement: Measurement, anchor: Tensor | None, rng: Streams, step_size: float = math.nan
+    ) -> Iterator[tuple[Target, int]]:
+        """What is sampled at each level after the first, and in how many steps.
+
+        Args:
+            prior, measurement, anchor, rng: of the chain.
+            step_size: for schedules whose number of steps depends on it.
+        """
+        top, *levels = self.schedule.levels(measurement, step_size)
+        own, last = measurement.likelihood.sigma_y**2, levels[-1].variance
+        if last > own * (1 + 1e-9):
+            raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2")
+        low = self.last_score_sigma(prior)
+        annealed = AnnealedMeasurement.top(measurement, top.variance, rng)
+        anchor_precision = 0.0 if anchor is None or self.anchor_sigma is None else self.anchor_sigma**-2
+        for level in levels:
+            annealed = annealed.lowered(level.variance, rng)
+            score_sigma = low
+            if self.score_sigma_top is not None and top.variance > last:
+                share = math.log(level.variance / last) / math.log(top.variance / last)
+                score_sigma = low * (self.score_sigma_top / low) ** share
+            yield Target(prior, annealed.current, anchor, anchor_precision, score_sigma), level.num_steps
+
+
+@dataclass(frozen=True)
+class Target:
+    """p_s(x) p(y_i | x) p(x0 | x): the prior smoothed to a level s, a measurement, perhaps an anchor."""
+
+    prior: Prior
+    measurement: Measurement
+    anchor: Tensor | None
+    anchor_precision: float
+    """1 / anchor_sigma^2, 0 without an anchor."""
+    score_sigma: float
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of log p_s, one call of the network."""
+        return self.prior.score(x, self.score_sigma)
+
+    def data_drift(self, x: Tensor) -> Tensor:
+        """Gradient of the other terms' logs."""
+        drift = self.measurement.log_likelihood_grad(x)
+        return drift if self.anchor is None else drift + (self.anchor - x) * self.anchor_precision
+
+    def drift(self, x: Tensor) -> Tensor:
+        """Gradient of the log of it all."""
+        return self.score(x) + self.data_drift(x)
+
+
+@dataclass(frozen=True)
+class AnnealedMeasurement:
+    """The coupled measurements y_i = y + N(0, (v_i - v_N) I) of one chain each, walked downward.
+
+    Seen from y the added noise is Brownian motion in v, so y_{i+1} given y_i is a Brownian bridge: the same law as
+    drawing all increments upward first, without storing them.
+
+    Args:
+        measured: the measurement itself, level v_N.
+        current: y_i with its noise law.
+        added: v_i - v_N >= 0, the variance of the added noise.
+    """
+
+    measured: Measurement
+    current: Measurement
+    added: float
+
+    @classmethod
+    def top(cls, measured: Measurement, variance: float, rng: Streams) -> AnnealedMeasurement:
+        """y_1 at the highest level, v_1 = variance.
+
+        Raises:
+            UserError: if the level lies below the measurement's own.
+        """
+        return cls(measured, measured, math.inf).lowered(variance, rng)
+
+    def lowered(self, variance: float, rng: Streams) -> AnnealedMeasurement:
+        """y_{i+1} at the next level, v_{i+1} = variance.
+
+        Raises:
+            UserError: if the level rises, or lies below the measurement's own.
+        """
+        own = self.measured.likelihood.sigma_y**2
+        added = variance - own
+        if added < 1e-9 * own:  # the last level, up to rounding
+            if added < -1e-9 * own:
+                raise UserError(f"annealing schedule: level {variance:g} lies below sigma_y^2 = {own:g}")
+            return AnnealedMeasurement(self.measured, self.measured, 0.0)
+        if added > self.added * (1 + 1e-9):
+            raise UserError(f"annealing schedule: level {variance:g} rises above the one before it")
+        kept = added / self.added  # 0 from infinity: all noise is new
+        y = self.measured.y + kept * (self.current.y - self.measured.y)
+        y = y + (added * max(1 - kept, 0.0)) ** 0.5 * rng.randn_like("annealing", y)
+        likelihood = self.measured.likelihood.annealed(added, self.measured.y)
+        return replace(self, current=replace(self.measured, y=y, likelihood=likelihood), added=added)
