@@ -57,6 +57,28 @@ def test_norm_is_the_largest_singular_value(name):
         torch.testing.assert_close(alone, operator.norm()[1:], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("shift", [0.01, 2.0])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_shifted_solve_is_the_inverse(name, shift):
+    """In closed form where a basis is known, by conjugate gradients otherwise; each image as it is alone."""
+    operator = OPERATORS[name]().to(torch.float64)
+    b = torch.randn(2, *operator.image_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = operator.solve(b, shift)
+    back = operator.adjoint(operator.forward(x)) + shift * x
+    assert (back - b).norm() < 1e-5 * b.norm()
+    alone = operator.rows(torch.tensor([1])).solve(b[1:], shift)
+    torch.testing.assert_close(alone, x[1:], rtol=1e-8, atol=1e-8)
+    if (basis := operator.diagonal()) is not None:
+        seen = basis.synthesise(basis.gains * basis.analyse(b))
+        assert (seen - operator.adjoint(operator.forward(b))).norm() < 1e-9 * b.norm()
+        torch.testing.assert_close(basis.synthesise(basis.analyse(b)), b)
+
+
+def test_a_solve_of_zero_is_zero():
+    operator = OPERATORS["motion blur"]()
+    assert (operator.solve(torch.zeros(2, *operator.image_shape), 0.1) == 0).all()
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_image_alone_equals_the_image_in_a_batch(name):
     operator = OPERATORS[name]()

@@ -1,0 +1,180 @@
+"""Second-order dynamics: the same targets as the first order's, at a fraction of the calls."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.exact_posterior import random_mixture
+from posterior import Measurement, Streams, UserError
+from posterior.metrics.distribution import sliced_wasserstein, sliced_wasserstein_floor, std_ratio
+from posterior.noise import GaussianNoise, PoissonNoise
+from posterior.operators import Dense, GaussianBlur, PhaseRetrieval, RandomInpainting
+from posterior.priors import GaussianMixturePrior
+from posterior.samplers import (
+    DPS,
+    AdmissibleAnnealing,
+    AnnealedLangevin,
+    ExactGaussian,
+    GeometricAnnealing,
+    KineticLangevin,
+    ListedSigmas,
+    MixturePosterior,
+    NoAnnealing,
+    ProximalDenoising,
+    RespacedSigmas,
+    ReverseDiffusion,
+)
+
+POINT = (1, 1, 1)
+
+
+def scalar_prior():
+    """N(0, 1) on one pixel."""
+    return GaussianMixturePrior.full(torch.ones(1), torch.zeros(1, *POINT), torch.ones(1, 1, 1))
+
+
+def test_the_gaussian_posterior_is_reached_in_mean_and_variance(pooled):
+    """N(0, 1), y = 1 with noise 0.5: N(0.8, 0.2). BAOAB has the positions of a Gaussian exactly, whatever the step."""
+    rows = 40_000
+    measurement = Measurement(torch.ones(rows, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(0.5))
+    sampler = KineticLangevin(schedule=NoAnnealing(60), step_fraction=0.7, friction=2.0)
+    prior = scalar_prior()
+    x = sampler.anneal(prior, measurement, torch.zeros(rows, *POINT), None, pooled(rows))
+    assert float(x.mean()) == pytest.approx(0.8, abs=5 * (0.2 / rows) ** 0.5)
+    assert float(x.var()) == pytest.approx(0.2, rel=5 * (2 / rows) ** 0.5)
+    assert prior.cost.forward == 61 * rows  # one call a step, and one to begin with
+
+
+def test_60_calls_reach_the_floor_where_the_first_order_does_not(pooled):
+    generator = torch.Generator().manual_seed(0)
+    prior, sigma_y, anchor_sigma, count = random_mixture(6, generator), 0.1, 0.3, 400
+    operator = Dense(torch.randn(8, 32, generator=generator) / 32**0.5, (2, 4, 4))
+    truth = prior.sample(1, generator)
+    noise = torch.randn(1, 8, 1, 1, generator=generator)
+    one = Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise)
+    anchor = truth + anchor_sigma * torch.randn(truth.shape, generator=generator)
+    posterior = MixturePosterior(prior.given_anchor(anchor[0], anchor_sigma), one)
+    sets = [posterior.sample(count, generator) for _ in range(20)]
+    reverse = ReverseDiffusion(RespacedSigmas(100))
+    schedule = GeometricAnnealing(61, top=1.0)
+    kinetic = KineticLangevin(schedule=schedule, reverse=reverse, anchor_sigma=anchor_sigma)
+    first = AnnealedLangevin(2e-3, schedule=schedule, reverse=reverse, anchor_sigma=anchor_sigma)
+    ratios = []
+    for sampler in (kinetic, first):
+        anchors = anchor.expand(count, -1, -1, -1)
+        samples = sampler.from_anchor(prior, one.repeat(count), anchors, pooled(count))
+        distance = sum(sliced_wasserstein(samples, exact) for exact in sets) / len(sets)
+        ratios.append(distance / sliced_wasserstein_floor(sets)[0])
+        if sampler is kinetic:
+            assert std_ratio(samples, torch.cat(sets)) == pytest.approx(1, abs=0.05)
+    assert ratios[0] < 1.2
+    assert ratios[1] > ratios[0]
+
+
+def test_the_step_follows_the_curvature_of_each_level():
+    """h = fraction * 2 / sqrt(1 / s^2 + ||A||^2 / v + 1 / sigma^2), s falling with the noise."""
+    prior = scalar_prior()
+    measurement = Measurement(torch.ones(2, *POINT), Dense(2 * torch.ones(1, 1), POINT), GaussianNoise(0.5))
+    sampler = KineticLangevin(
+        schedule=GeometricAnnealing(3, top=4.0),
+        step_fraction=0.5,
+        anchor_sigma=0.5,
+        score_sigma=0.1,
+        score_sigma_top=0.4,
+    )
+    targets = list(sampler.targets(prior, measurement, torch.zeros(2, *POINT), Streams(0, ["a", "b"])))
+    assert [num_steps for _, num_steps in targets] == [1, 1]
+    (middle, _), (last, _) = targets
+    assert middle.score_sigma == pytest.approx(0.2)  # half way in the log, as the noise is
+    assert last.score_sigma == pytest.approx(0.1)
+    assert middle.measurement.likelihood.sigma_y == pytest.approx(1.0)
+    assert sampler.step(last, 2.0) == pytest.approx(1 / math.sqrt(1 / 1.01 + 4 / 0.25 + 4))
+
+
+def test_photon_noise_has_a_step_for_each_image():
+    measurement = Measurement.simulate(
+        torch.tensor([-0.9, 0.9]).view(2, *POINT),
+        Dense(torch.ones(1, 1), POINT),
+        PoissonNoise(1.0),
+        torch.zeros(2, *POINT),
+    )
+    sampler = KineticLangevin(schedule=NoAnnealing(2))
+    (target, _), *_ = sampler.targets(scalar_prior(), measurement, None, Streams(0, ["a", "b"]))
+    h = sampler.step(target, 1.0)
+    assert h.shape == (2, 1, 1, 1)
+    assert h[0] < h[1]  # the dark image has less noise
+
+
+def test_a_batch_changes_nothing(field):
+    shape, ids = (3, 12, 12), ["a", "b", "c"]
+    streams = [Streams(0, [i])._of("operator")[0] for i in ids]
+    operator = RandomInpainting().realise(shape, streams)
+    truth = field.sample_from(Streams(0, ids).randn("truth", shape))
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.05), Streams(0, ids).randn("noise", shape))
+    sampler = KineticLangevin(
+        schedule=GeometricAnnealing(10),
+        warm_start=ProximalDenoising(RespacedSigmas(10), clip_denoised=False),
+        reverse=ReverseDiffusion(RespacedSigmas(20)),
+        anchor_sigma=0.3,
+        score_sigma=0.05,
+        score_sigma_top=0.2,
+        ending=ReverseDiffusion(ListedSigmas([0.0])),
+    )
+    together = sampler(field, measurement, Streams(0, ids))
+    alone = sampler(field, measurement.rows(torch.tensor([2])), Streams(0, ["c"]))
+    torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-4)
+
+
+def test_bad_settings_are_refused(field):
+    for settings in ({"step_fraction": 1.0}, {"friction": -1.0}, {"score_sigma_top": 0.1}, {"score_sigma": -1.0}):
+        with pytest.raises(UserError, match="KineticLangevin"):
+            KineticLangevin(**settings)
+    with pytest.raises(UserError, match="not above it"):
+        KineticLangevin(score_sigma=0.2, score_sigma_top=0.1)
+    shape = (3, 8, 8)
+    phase = PhaseRetrieval().realise(shape)
+    measurement = Measurement(torch.ones(1, *phase.measurement_shape), phase, GaussianNoise(0.05))
+    rng, x = Streams(0, ["a"]), torch.zeros(1, *shape)
+    with pytest.raises(UserError, match="FourierAmplitude is not linear, give operator_norm"):
+        KineticLangevin(schedule=NoAnnealing(1)).anneal(field, measurement, x, None, rng)
+    assert torch.isfinite(
+        KineticLangevin(schedule=NoAnnealing(1), operator_norm=1.0).anneal(field, measurement, x + 0.1, None, rng)
+    ).all()
+    with pytest.raises(UserError, match="needs a linear operator"):
+        ProximalDenoising()(field, measurement, rng)
+    with pytest.raises(UserError, match="first-order dynamics"):
+        admissible = KineticLangevin(schedule=AdmissibleAnnealing(1.0, 1.0), operator_norm=1.0)
+        admissible.anneal(field, measurement, x, None, rng)
+    assert field.cost.forward == 2  # of the finite chain
+    with pytest.raises(UserError, match="lies below sigma_y"):
+        GeometricAnnealing(3, top=1e-3).levels(measurement, 0.1)
+    with pytest.raises(UserError, match="num_levels >= 2"):
+        GeometricAnnealing(1)
+
+
+def test_geometric_levels_end_at_the_measurements_own():
+    measurement = Measurement(torch.ones(1, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(0.1))
+    top, *levels = GeometricAnnealing(4, top=10.0, steps_per_level=3).levels(measurement, math.nan)
+    assert (top.variance, top.num_steps) == (10.0, 0)
+    assert [level.variance for level in levels] == pytest.approx([1.0, 0.1, 0.01])
+    assert levels[-1].variance == 0.1**2
+    assert [level.num_steps for level in levels] == [3, 3, 3]
+
+
+def test_proximal_denoising_ends_near_the_posterior_mean(field):
+    """On a Gaussian field: nearer to the exact mean than DPS with as many calls, its residual near 1."""
+    shape, ids = (3, 16, 16), [f"image {n}" for n in range(4)]
+    operator = GaussianBlur(5, 1.0).realise(shape)
+    truth = field.sample_from(Streams(0, ids).randn("truth", shape))
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.05), Streams(0, ids).randn("noise", shape))
+    mean = ExactGaussian().mean(field, measurement)
+    field.cost.forward = 0
+    start = ProximalDenoising(RespacedSigmas(30), clip_denoised=False)(field, measurement, Streams(0, ids))
+    assert field.cost.forward == 30 * len(ids)
+    assert field.cost.backward == 0
+    dps = DPS(RespacedSigmas(30), scale=0.3, clip_denoised=False)(field, measurement, Streams(0, ids))
+    assert (start - mean).norm() < 0.5 * (dps - mean).norm()
+    assert measurement.relative_residual(start).max() < 1.2
