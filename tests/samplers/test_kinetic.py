@@ -145,8 +145,8 @@ def test_bad_settings_are_refused(field):
     ).all()
     with pytest.raises(UserError, match="needs a linear operator"):
         ProximalDenoising()(field, measurement, rng)
+    admissible = KineticLangevin(schedule=AdmissibleAnnealing(1.0, 1.0), operator_norm=1.0)
     with pytest.raises(UserError, match="first-order dynamics"):
-        admissible = KineticLangevin(schedule=AdmissibleAnnealing(1.0, 1.0), operator_norm=1.0)
         admissible.anneal(field, measurement, x, None, rng)
     assert field.cost.forward == 2  # of the finite chain
     with pytest.raises(UserError, match="lies below sigma_y"):
