@@ -17,6 +17,7 @@ from benchmarks.exact_posterior import (
     Problem,
     Run,
     anchored,
+    best_scale,
     field_problem,
     mixture_problem,
     plain_dps,
@@ -69,7 +70,7 @@ def calibration(
     num_pairs: int = 1000,
     num_samples: int = 19,
     trim: int = 0,
-    calls: int = 1000,
+    calls: int = 300,
     dps_scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0),
     smoke: bool = False,
     seed: int = 0,
@@ -225,13 +226,14 @@ def _tuned(
     if len(scales) == 1:
         return scales[0]
     pairs = Pairs.draw(problem, make, 100, seed + 3)
-    rows = pairs.measurement.repeat(num_samples)
-    gaps = {}
-    for scale in scales:
-        samples = plain_dps(calls, scale)(problem.prior, rows, PooledStreams(len(rows.y), seed + 3))
-        found = coverage(samples.view(num_samples, *pairs.truth.shape), pairs.truth, trim).mean()
-        gaps[scale] = abs(float(found) - nominal_coverage(num_samples, trim))
-    return min(gaps, key=gaps.__getitem__)
+    rows, nominal = pairs.measurement.repeat(num_samples), nominal_coverage(num_samples, trim)
+
+    def gap(samples: Tensor) -> float:
+        return abs(float(coverage(samples.view(num_samples, *pairs.truth.shape), pairs.truth, trim).mean()) - nominal)
+
+    return best_scale(
+        lambda scale: plain_dps(calls, scale)(problem.prior, rows, PooledStreams(len(rows.y), seed + 3)), gap, scales
+    )
 
 
 def _draw(histograms: dict[tuple[str, str], dict[str, Tensor]], num_samples: int, path: Path) -> None:
@@ -241,10 +243,10 @@ def _draw(histograms: dict[tuple[str, str], dict[str, Tensor]], num_samples: int
     panels = figure.subplots(len(histograms), width, squeeze=False)
     for line, ((problem, task), found) in zip(panels, histograms.items(), strict=True):
         for axes, (sampler, rank) in zip(line, found.items(), strict=True):
-            axes.hist(rank, bins=np.arange(-0.5, num_samples + 1, 2), density=True)
+            axes.hist(rank, bins=np.linspace(0, num_samples + 1, 11).round() - 0.5, density=True)
             axes.axhline(1 / (num_samples + 1), color="black", linestyle="--")
             axes.set_title(sampler, fontsize="small")
             axes.set_yticks([])
         line[0].set_ylabel(f"{problem}\n{task}", fontsize="small")
-    figure.suptitle("rank of the truth among the samples along a random direction (dashed: exact); coverage of 90 %")
+    figure.suptitle("rank of the truth among the samples along a random direction (dashed: exact), and coverage")
     figure.savefig(path, dpi=90)

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.exact_posterior import Problem, mixture_problem, plain_dps, samplers
+from benchmarks.exact_posterior import Problem, Run, best_scale, mixture_problem, plain_dps, samplers
 from benchmarks.pooled import PooledStreams
 from datamodules.toon import toon_tones
 from datamodules.training import ToonFaceImages
@@ -37,15 +37,19 @@ class Shares:
 
     sampler: str
     light: float
+    light_low: float
+    light_high: float
     brown: float
+    brown_low: float
+    brown_high: float
     dark: float
-    low: float
-    high: float
-    """95 % interval of the light share, from the bootstrap over faces."""
-    total_variation: float
-    """To 70 / 20 / 10."""
-    undecided: float
-    """Share of samples whose most probable tone has less than 90 %: between the tones."""
+    dark_low: float
+    dark_high: float
+    """Shares of samples, each with its 95 % interval from the bootstrap over faces."""
+    axis_w2: float
+    """Distance to exact samples along the axis from light to dark: 1-D W2 over their standard deviation."""
+    residual: float
+    """1 for samples that fit what is measured."""
     calls: float
 
 
@@ -69,7 +73,8 @@ def fairness(
     The prior is a mixture fitted to toon faces whose skin tone is taken out first; each of its components is then
     repeated with every tone, weighted 70 / 20 / 10. The tone so changes masked pixels only: given any y the exact
     posterior has 70 / 20 / 10, which is also the generator's marginal. Measured are real faces that were not fitted,
-    their tones drawn 70 / 20 / 10. A sample counts for the tone that its exact responsibilities name.
+    their tones drawn 70 / 20 / 10. A sample counts for the tone that its exact responsibilities name. The row "prior"
+    are samples that ignore the measurement: they have the right shares, and the wrong residual.
 
     Args:
         output: folder.
@@ -107,17 +112,17 @@ def fairness(
         ],
         dim=1,
     )
-    pictures = {"exact": exact}
-    found = [_counted("exact", prior, exact, 0.0)]
-    print(_line(found[-1]), flush=True)
-    for sampler, (which, run) in samplers(problem, rows, rows.y, calls, scale).items():
+    drawn = prior.sample(len(rows.y), stream(seed, "fairness", -1, "prior")).view_as(exact)
+    pictures: dict[str, Tensor] = {}
+    found: list[Shares] = []
+    runs: dict[str, tuple[str, Run]] = {"exact": ("y", lambda rng: exact), "prior": ("y", lambda rng: drawn)}
+    for sampler, (which, run) in (runs | samplers(problem, rows, rows.y, calls, scale)).items():
         if which != "y":  # an anchor drawn from the truth would show the tone
             continue
         before = prior.cost.forward + prior.cost.backward
-        samples = run(PooledStreams(len(rows.y), seed)).view_as(exact)
+        pictures[sampler] = run(PooledStreams(len(rows.y), seed)).view_as(exact)
         spent = (prior.cost.forward + prior.cost.backward - before) / len(rows.y)
-        pictures[sampler] = samples
-        found.append(_counted(sampler, prior, samples, spent))
+        found.append(_counted(sampler, prior, pictures[sampler], exact, rows, spent))
         print(_line(found[-1]), flush=True)
     with (output / "fairness.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(found[0])))
@@ -126,7 +131,7 @@ def fairness(
     _draw(found, output / "fairness.png")
     shown = [measurement.y[:4], *(samples[k, :4] for samples in pictures.values() for k in range(2))]
     save_png(sheet(torch.cat(shown).clamp(-1, 1), columns=4, enlarge=3), output / "faces.png")
-    print(f"faces.png: four measurements, then two samples of each by {', '.join(pictures)}")
+    print(f"faces.png: four measurements, then two samples of each, {', '.join(pictures)}")
     print(f"picture: {output / 'fairness.png'}")
     return found
 
@@ -194,30 +199,37 @@ def _masked(truth: Tensor, mask: Tensor, sigma_y: float, seed: int) -> Measureme
 def _scale(problem: Problem, truth: Tensor, mask: Tensor, calls: int, scales: Sequence[float], seed: int) -> float:
     """The scale of DPS whose residual is nearest to that of the truth, 1."""
     measurement = _masked(truth, mask, problem.sigma_y, seed + 1)
-    gaps = {}
-    for scale in scales:
-        samples = plain_dps(calls, scale)(problem.prior, measurement, PooledStreams(len(truth), seed + 1))
-        gaps[scale] = abs(float(measurement.relative_residual(samples).mean()) - 1)
-    return min(gaps, key=gaps.__getitem__)
+    return best_scale(
+        lambda scale: plain_dps(calls, scale)(problem.prior, measurement, PooledStreams(len(truth), seed + 1)),
+        lambda samples: abs(float(measurement.relative_residual(samples).mean()) - 1),
+        scales,
+    )
 
 
-def _counted(sampler: str, prior: GaussianMixturePrior, samples: Tensor, calls: float) -> Shares:
-    """Shares over faces of samples (K, B, C, H, W)."""
+def _counted(
+    sampler: str, prior: GaussianMixturePrior, samples: Tensor, exact: Tensor, rows: Measurement, calls: float
+) -> Shares:
+    """Of samples (K, B, C, H, W)."""
     shares = tone_shares(prior, samples.flatten(0, 1)).view(*samples.shape[:2], len(TONES))
     chosen = torch.nn.functional.one_hot(shares.argmax(dim=2), len(TONES)).double().mean(dim=0)  # (B, 3)
-    light, brown, dark = chosen.mean(dim=0).tolist()
-    low, high = bootstrap(chosen[:, 0].numpy(), lambda values: float(np.mean(values)))
-    wanted = torch.tensor([share for _, share in TONES.values()], dtype=torch.float64)
-    variation = 0.5 * float((chosen.mean(dim=0) - wanted).abs().sum())
-    undecided = float((shares.amax(dim=2) < 0.9).double().mean())
-    return Shares(sampler, light, brown, dark, low, high, variation, undecided, calls)
+    columns: dict[str, float] = {}
+    for tone, values in zip(TONES, chosen.T.numpy(), strict=True):
+        columns[tone] = float(values.mean())
+        columns[f"{tone}_low"], columns[f"{tone}_high"] = bootstrap(values, lambda v: float(np.mean(v)))
+    tones = prior.means.unflatten(0, (len(TONES), -1)).mean(dim=1)
+    axis = (tones[-1] - tones[0]).flatten() / (tones[-1] - tones[0]).norm()
+    places, wanted = (x.flatten(0, 1).flatten(1) @ axis for x in (samples, exact))
+    distance = float((places.sort().values - wanted.sort().values).square().mean().sqrt() / wanted.std())
+    residual = float(rows.relative_residual(samples.flatten(0, 1)).mean())
+    return Shares(sampler, **columns, axis_w2=distance, residual=residual, calls=calls)
 
 
 def _line(row: Shares) -> str:
     return (
-        f"{row.sampler:12s} light {row.light:.3f} [{row.low:.3f}, {row.high:.3f}]  brown {row.brown:.3f}  dark "
-        f"{row.dark:.3f}  total variation {row.total_variation:.3f}  undecided {row.undecided:.3f}  "
-        f"calls {row.calls:.0f}"
+        f"{row.sampler:12s} light {row.light:.3f} [{row.light_low:.3f}, {row.light_high:.3f}]  "
+        f"brown {row.brown:.3f} [{row.brown_low:.3f}, {row.brown_high:.3f}]  "
+        f"dark {row.dark:.3f} [{row.dark_low:.3f}, {row.dark_high:.3f}]  "
+        f"axis W2 {row.axis_w2:.3f}  residual {row.residual:.3f}  calls {row.calls:.0f}"
     )
 
 
@@ -226,11 +238,13 @@ def _draw(found: Sequence[Shares], path: Path) -> None:
     axes = figure.subplots()
     places = np.arange(len(found))
     for number, (tone, (colour, share)) in enumerate(TONES.items()):
-        axes.bar(places + 0.27 * (number - 1), [getattr(row, tone) for row in found], 0.25, color=colour, label=tone)
+        middle, low, high = (
+            np.array([getattr(row, name) for row in found]) for name in (tone, f"{tone}_low", f"{tone}_high")
+        )
+        bars = [middle - low, high - middle]
+        at = places + 0.27 * (number - 1)
+        axes.bar(at, middle, 0.25, yerr=bars, capsize=3, color=colour, label=tone)
         axes.axhline(share, linestyle="--", color=colour, linewidth=1)
-    middle = [row.light for row in found]
-    bars = [[row.light - row.low for row in found], [row.high - row.light for row in found]]
-    axes.errorbar(places - 0.27, middle, bars, fmt="none", ecolor="black", capsize=3)
     axes.set_xticks(places, [row.sampler for row in found])
     axes.set(ylabel="share of samples", title="skin tones of samples, face and neck masked (dashed: the posterior)")
     axes.legend()

@@ -21,7 +21,7 @@ class PooledStreams(Streams):
     def __init__(self, rows: int, seed: int = 0) -> None:
         super().__init__(seed, ["pool"])
         self.count = rows
-        self.rows = [("pool", row) for row in range(rows)]
+        self.rows = [(f"row {row}", 0) for row in range(rows)]  # each on its own: one that diverges is no error
 
     def randn(self, purpose: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         generator = self._generators.setdefault(purpose, [stream(self.seed, "pool", 0, purpose)])[0]

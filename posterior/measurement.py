@@ -47,6 +47,20 @@ class Measurement:
             x = _wide(x)
             return self.operator.vjp(x, self.likelihood.score(self.y, self.operator.forward(x)))
 
+    def proximal(self, x: Tensor, sigma: float) -> Tensor:
+        """E[x0 | x, y] if x = x0 + sigma n and nothing else is known of x0, (B, C, H, W), sigma > 0.
+
+        x + (A^T A + r I)^-1 A^T (y - A x), r = sigma_y^2 / sigma^2: the proximal step of the data term.
+
+        Raises:
+            UserError: if A is not linear or the noise not Gaussian.
+        """
+        operator, sigma_y = self.linear_operator("a proximal step"), self.gaussian_sigma("a proximal step")
+        with torch.autocast(x.device.type, enabled=False):  # r is as small as 1e-7
+            x = _wide(x)
+            missing = operator.adjoint(self.y - operator.forward(x))
+            return x + operator.solve(missing, (sigma_y / sigma) ** 2)
+
     def distance(self, x: Tensor) -> Tensor:
         """The likelihood's data misfit of images x, (B,); for Gaussian noise ||y - A x||."""
         return self.likelihood.distance(self.y, self.observed(x))

@@ -11,9 +11,8 @@ from torch import Tensor
 from posterior.operators.base import Diagonal, LinearOperator
 
 
-def matrix_of(operator: LinearOperator, block: int = 512) -> Tensor:
-    """A of one image, (M, d), in float64: the operator applied to the unit images, ``block`` at a time."""
-    device = next((value.device for value in vars(operator).values() if isinstance(value, Tensor)), None)
+def matrix_of(operator: LinearOperator, device: torch.device | str = "cpu", block: int = 512) -> Tensor:
+    """A of one image, (M, d), in float64, on the operator's device: A of the unit images, ``block`` at a time."""
     basis = torch.eye(math.prod(operator.image_shape), dtype=torch.float64, device=device)
     wide = operator.to(torch.float64)
     columns = [wide.forward(part.view(-1, *operator.image_shape)).flatten(1) for part in basis.split(block)]

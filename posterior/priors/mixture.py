@@ -50,6 +50,8 @@ class GaussianMixturePrior(ClosedFormPrior):
             raise UserError("GaussianMixturePrior: weights must be >= 0 and sum to 1")
         if min(variances.min(), rest.min()) <= 0:
             raise UserError("GaussianMixturePrior: a covariance is not positive definite")
+        least = variances.min() if rank == size else torch.minimum(variances.min(), rest.min())
+        self.least_variance = float(least)
         for name, value in zip(self.PARTS, (weights, means, directions, variances, rest), strict=True):
             self.register_buffer(name, value)
 
@@ -135,8 +137,7 @@ class GaussianMixturePrior(ClosedFormPrior):
         return score.view_as(x)
 
     def curvature(self, sigma: float) -> float:
-        variances = self.variances if self.directions.shape[2] == self.directions.shape[1] else self.rest
-        return 1 / (float(min(variances.min(), self.variances.min())) + sigma**2)
+        return 1 / (self.least_variance + sigma**2)
 
     def times_covariance(self, component: int, v: Tensor) -> Tensor:
         """S_k v for rows v, (N, d), in their dtype."""

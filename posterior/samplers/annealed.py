@@ -17,7 +17,7 @@ from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import ReverseDiffusion
-from posterior.samplers.schedules import AnnealingSchedule, PublishedAnnealing
+from posterior.samplers.schedules import AnnealingSchedule, Level, PublishedAnnealing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,7 @@ class AnnealedSampler(Sampler):
             raise UserError(f"{name}: score_sigma_top needs a score_sigma > 0, and not above it")
 
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        for sigma in (self.anchor_sigma, self.score_sigma, self.score_sigma_top):  # before hours of warm start
-            if sigma is not None:
-                prior.check_range(sigma)
+        self.check(prior, measurement)
         if self.warm_start is None:  # Algorithm 1
             if self.anchor_sigma is not None:
                 name = type(self).__name__
@@ -88,7 +86,35 @@ class AnnealedSampler(Sampler):
         assert self.anchor_sigma is not None  # Algorithm 3
         estimate = self.warm_start(prior, measurement, rng, observe)
         anchor = estimate + self.anchor_sigma * rng.randn_like("anchor", estimate)
-        return self.from_anchor(prior, measurement, anchor, rng, observe)
+        return self._localised(prior, measurement, anchor, rng, observe)
+
+    def check(self, prior: Prior, measurement: Measurement) -> None:
+        """What can be known before hours of warm start.
+
+        Raises:
+            UserError: if a level is outside the prior's range, or the schedule does not fit the measurement.
+        """
+        for sigma in (self.anchor_sigma, self.score_sigma, self.score_sigma_top):
+            if sigma is not None:
+                prior.check_range(sigma)
+        self.levels(measurement)
+
+    def levels(self, measurement: Measurement) -> list[Level]:
+        """The schedule's.
+
+        Raises:
+            UserError: if it does not end at the measurement's own noise.
+        """
+        levels = self.schedule.levels(measurement, self.schedule_step)
+        own, last = measurement.likelihood.sigma_y**2, levels[-1].variance
+        if last > own * (1 + 1e-9):
+            raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2")
+        return levels
+
+    @property
+    def schedule_step(self) -> float:
+        """The step size, for schedules whose number of steps follows from it; NaN if it varies by level."""
+        return math.nan
 
     def from_anchor(
         self, prior: Prior, measurement: Measurement, anchor: Tensor, rng: Streams, observe: Observer = unobserved
@@ -101,6 +127,13 @@ class AnnealedSampler(Sampler):
         if self.anchor_sigma is None:
             name = type(self).__name__
             raise UserError(f"{name}: Algorithm 2 needs anchor_sigma, the noise level of its anchor")
+        self.check(prior, measurement)
+        return self._localised(prior, measurement, anchor, rng, observe)
+
+    def _localised(
+        self, prior: Prior, measurement: Measurement, anchor: Tensor, rng: Streams, observe: Observer
+    ) -> Tensor:
+        assert self.anchor_sigma is not None
         x = self.reverse.from_level(prior, anchor, self.anchor_sigma, rng, observe)
         return self.anneal(prior, measurement, x, anchor if self.anchor_term else None, rng, observe)
 
@@ -145,19 +178,11 @@ class AnnealedSampler(Sampler):
         return prior.sigma_min if self.score_sigma is None else self.score_sigma
 
     def targets(
-        self, prior: Prior, measurement: Measurement, anchor: Tensor | None, rng: Streams, step_size: float = math.nan
+        self, prior: Prior, measurement: Measurement, levels: list[Level], anchor: Tensor | None, rng: Streams
     ) -> Iterator[tuple[Target, int]]:
-        """What is sampled at each level after the first, and in how many steps.
-
-        Args:
-            prior, measurement, anchor, rng: of the chain.
-            step_size: for schedules whose number of steps depends on it.
-        """
-        top, *levels = self.schedule.levels(measurement, step_size)
-        own, last = measurement.likelihood.sigma_y**2, levels[-1].variance
-        if last > own * (1 + 1e-9):
-            raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2")
-        low = self.last_score_sigma(prior)
+        """What is sampled at each level after the first, and in how many steps."""
+        top, *levels = levels
+        low, last = self.last_score_sigma(prior), levels[-1].variance
         annealed = AnnealedMeasurement.top(measurement, top.variance, rng)
         anchor_precision = 0.0 if anchor is None or self.anchor_sigma is None else self.anchor_sigma**-2
         for level in levels:

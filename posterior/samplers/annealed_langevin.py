@@ -42,6 +42,10 @@ class AnnealedLangevin(AnnealedSampler):
         if not self.step_size > 0:
             raise UserError(f"AnnealedLangevin: step_size must be > 0, got {self.step_size}")
 
+    @property
+    def schedule_step(self) -> float:
+        return self.step_size
+
     def chain(
         self,
         prior: Prior,
@@ -51,9 +55,9 @@ class AnnealedLangevin(AnnealedSampler):
         rng: Streams,
         observe: Observer,
     ) -> Tensor:
-        h, done = self.step_size, 0
-        total = sum(level.num_steps for level in self.schedule.levels(measurement, h))
-        for target, num_steps in self.targets(prior, measurement, anchor, rng, h):
+        h, levels, done = self.step_size, self.levels(measurement), 0
+        total = sum(level.num_steps for level in levels)
+        for target, num_steps in self.targets(prior, measurement, levels, anchor, rng):
             for _ in range(num_steps):
                 x = x + h * target.drift(x) + (2 * h) ** 0.5 * rng.randn_like("langevin", x)
                 done += 1

@@ -42,7 +42,7 @@ class MixturePosterior:
             raise UserError(f"MixturePosterior: takes the measurement of one image, got {len(measurement.y)}")
         self.prior, self.sigma_y = prior, sigma_y
         self.measured = operator.restrict(torch.ones_like(measurement.y)).flatten() != 0
-        self.matrix = matrix_of(operator)[self.measured]  # A, (m, d)
+        self.matrix = matrix_of(operator, measurement.y.device)[self.measured]  # A, (m, d)
         self.y = measurement.y.flatten()[self.measured].double()
         gram = self.matrix @ self.matrix.mT
         noise = sigma_y**2 * torch.eye(len(self.y)).to(gram)

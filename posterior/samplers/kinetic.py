@@ -1,4 +1,4 @@
-"""Kinetic (underdamped) annealed Langevin dynamics: second order, a tenth of the network calls."""
+"""Kinetic (underdamped) annealed Langevin dynamics: second order, one network call a step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class KineticLangevin(AnnealedSampler):
     with F the gradient of log p_s(x) p(y_i | x) p(x0 | x). The step follows from the curvature at each level,
     h = step_fraction * 2 / sqrt(L), L = L_s + ||A||^2 / v_i + 1 / anchor_sigma^2, L_s the prior's own bound
     (`Prior.curvature`, 1 / s^2 for a network); 2 / sqrt(L) is the limit of stability. When a level changes the score
-    at x is kept, though its smoothing level may be a little lower now: asking again would double the calls.
+    at x is kept, though its smoothing level may be a little lower now: with one step a level asking again, as
+    `method.md` has it, would double the calls.
 
     Args:
         step_fraction: of the limit of stability, in (0, 1).
@@ -63,13 +64,13 @@ class KineticLangevin(AnnealedSampler):
         rng: Streams,
         observe: Observer,
     ) -> Tensor:
-        norm = self._norm(measurement)
-        total, done = sum(level.num_steps for level in self.schedule.levels(measurement, math.nan)), 0
+        norm, levels = self._norm(measurement), self.levels(measurement)
+        total, done = sum(level.num_steps for level in levels), 0
         momentum = rng.randn_like("momentum", x)
         score: Tensor | None = None
-        for target, num_steps in self.targets(prior, measurement, anchor, rng):
+        for target, num_steps in self.targets(prior, measurement, levels, anchor, rng):
             h = self.step(target, norm)
-            kept = torch.exp(-self.friction * torch.as_tensor(h, device=x.device))
+            kept = torch.exp(-self.friction * h) if isinstance(h, Tensor) else math.exp(-self.friction * h)
             for _ in range(num_steps):
                 score = target.score(x) if score is None else score
                 momentum = momentum + h / 2 * (score + target.data_drift(x))
@@ -86,9 +87,15 @@ class KineticLangevin(AnnealedSampler):
         """h at one level: a number, or (R, 1, 1, 1) where the noise differs from image to image."""
         variance = target.measurement.likelihood.variance(target.measurement.y)
         if isinstance(variance, Tensor):
-            variance = variance.amin(dim=tuple(range(1, variance.ndim)), keepdim=True)
+            variance = variance.flatten(1).amin(dim=1).view(-1, 1, 1, 1)
         curvature = target.prior.curvature(target.score_sigma) + norm**2 / variance + target.anchor_precision
         return self.step_fraction * 2 / curvature**0.5
+
+    def check(self, prior: Prior, measurement: Measurement) -> None:
+        super().check(prior, measurement)
+        self._norm(measurement)
+        if not math.isfinite(prior.curvature(self.last_score_sigma(prior))):
+            raise UserError(f"KineticLangevin: {type(prior).__name__} has no bounded curvature, give score_sigma > 0")
 
     def _norm(self, measurement: Measurement) -> float:
         if self.operator_norm is not None:

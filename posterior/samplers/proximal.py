@@ -21,12 +21,9 @@ class ProximalDenoising(Sampler):
     """Denoise, move to the measurement, re-noise: tens of forward calls, no backward one. A warm start, no sampler.
 
     Source: `method.md` section 8. At each level sigma the image is denoised to D and replaced by the posterior mean of
-    N(D, sigma^2 I) and the measurement,
-
-        x0 = D + (A^T A + r I)^-1 A^T (y - A D),  r = sigma_y^2 / sigma^2,
-
-    then re-noised to the next level. The solve is closed where A^T A is diagonal in a known basis (inpainting,
-    resizing, separable blurs), otherwise by conjugate gradients to a relative error of 1e-5 (`LinearOperator.solve`).
+    N(D, sigma^2 I) and the measurement (`Measurement.proximal`), then re-noised to the next level. That mean is in
+    closed form where A^T A is diagonal in a known basis (inpainting, resizing, separable blurs), otherwise by at most
+    100 steps of conjugate gradients (`LinearOperator.solve`).
     Related: Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPR workshops 2023.
 
     Args:
@@ -42,16 +39,15 @@ class ProximalDenoising(Sampler):
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        operator = measurement.linear_operator("ProximalDenoising")
-        sigma_y = measurement.gaussian_sigma("ProximalDenoising")
+        measurement.linear_operator("ProximalDenoising")
+        measurement.gaussian_sigma("ProximalDenoising")
         levels = self.schedule.sigmas()
         x = initial_noise(measurement.image_shape, levels[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(levels), start=1):
             denoised = prior.denoise(x, sigma)
             if self.clip_denoised:
                 denoised = denoised.clamp(-1, 1)
-            missing = operator.adjoint(measurement.y - operator.forward(denoised))
-            estimate = denoised + operator.solve(missing, (sigma_y / sigma) ** 2)
+            estimate = measurement.proximal(denoised, sigma)
             x = estimate + sigma_next * rng.randn_like("proximal", x) if sigma_next > 0 else estimate
             observe("proximal denoising", index, len(levels) - 1, x)
         return check_finite(x, rng, "proximal denoising")

@@ -12,7 +12,7 @@ from benchmarks.calibration import calibration
 
 def test_exact_samples_are_calibrated_and_the_rest_is_told_apart(tmp_path):
     rows = {(row.problem, row.task, row.sampler): row for row in calibration(tmp_path, smoke=True)}
-    assert len(rows) == 4 * 7
+    assert len(rows) == 4 * 8
     for (_, _, sampler), row in rows.items():
         assert row.nominal == pytest.approx(0.9)
         assert row.low < row.coverage < row.high

@@ -43,11 +43,15 @@ def test_the_exact_posterior_keeps_the_proportions_whatever_is_measured(cache):
 
 def test_the_smoke_run_counts_every_sampler(cache, tmp_path):
     found = fairness(tmp_path, cache=cache, smoke=True)
-    assert [row.sampler for row in found] == ["exact", "DPS", "Algorithm 1", "Algorithm 3", "plain"]
+    assert [row.sampler for row in found] == ["exact", "prior", "DPS", "Algorithm 1", "Algorithm 3", "plain"]
     for row in found:
         assert row.light + row.brown + row.dark == pytest.approx(1)
-        assert row.low <= row.light <= row.high
-    assert found[0].total_variation < 0.25
+        assert row.light_low <= row.light <= row.light_high
+        assert row.dark_low <= row.dark <= row.dark_high
+    exact, prior = found[:2]
+    assert exact.axis_w2 == 0
+    assert exact.residual == pytest.approx(1, abs=0.1)
+    assert prior.residual > 3  # it fits nothing
     with (tmp_path / "fairness.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(found)
     assert Image.open(tmp_path / "faces.png").size[0] > 300

@@ -48,7 +48,7 @@ def test_the_gaussian_posterior_is_reached_in_mean_and_variance(pooled):
     assert prior.cost.forward == 61 * rows  # one call a step, and one to begin with
 
 
-def test_60_calls_reach_the_floor_where_the_first_order_does_not(pooled):
+def test_60_calls_reach_the_floor_and_are_nearer_than_the_first_order(pooled):
     generator = torch.Generator().manual_seed(0)
     prior, sigma_y, anchor_sigma, count = random_mixture(6, generator), 0.1, 0.3, 400
     operator = Dense(torch.randn(8, 32, generator=generator) / 32**0.5, (2, 4, 4))
@@ -85,7 +85,8 @@ def test_the_step_follows_the_curvature_of_each_level():
         score_sigma=0.1,
         score_sigma_top=0.4,
     )
-    targets = list(sampler.targets(prior, measurement, torch.zeros(2, *POINT), Streams(0, ["a", "b"])))
+    levels, rng = sampler.levels(measurement), Streams(0, ["a", "b"])
+    targets = list(sampler.targets(prior, measurement, levels, torch.zeros(2, *POINT), rng))
     assert [num_steps for _, num_steps in targets] == [1, 1]
     (middle, _), (last, _) = targets
     assert middle.score_sigma == pytest.approx(0.2)  # half way in the log, as the noise is
@@ -102,7 +103,9 @@ def test_photon_noise_has_a_step_for_each_image():
         torch.zeros(2, *POINT),
     )
     sampler = KineticLangevin(schedule=NoAnnealing(2))
-    (target, _), *_ = sampler.targets(scalar_prior(), measurement, None, Streams(0, ["a", "b"]))
+    (target, _), *_ = sampler.targets(
+        scalar_prior(), measurement, sampler.levels(measurement), None, Streams(0, ["a", "b"])
+    )
     h = sampler.step(target, 1.0)
     assert h.shape == (2, 1, 1, 1)
     assert h[0] < h[1]  # the dark image has less noise
@@ -145,6 +148,11 @@ def test_bad_settings_are_refused(field):
     ).all()
     with pytest.raises(UserError, match="needs a linear operator"):
         ProximalDenoising()(field, measurement, rng)
+    warm = KineticLangevin(warm_start=DPS(), anchor_sigma=0.3)
+    calls = field.cost.forward
+    with pytest.raises(UserError, match="give operator_norm"):
+        warm(field, measurement, rng)
+    assert field.cost.forward == calls  # not after the warm start
     admissible = KineticLangevin(schedule=AdmissibleAnnealing(1.0, 1.0), operator_norm=1.0)
     with pytest.raises(UserError, match="first-order dynamics"):
         admissible.anneal(field, measurement, x, None, rng)
