@@ -100,7 +100,7 @@ class LinearOperator(Operator):
         return power_iteration_norm(self)
 
     def norm_bound(self) -> float:
-        """A bound on ||A|| that an image's batch does not change: the norm, with 1 % more where power iteration gave it.
+        """A bound on ||A|| that an image's batch does not change: the norm, 1 % more if power iteration gave it.
 
         Raises:
             NotImplementedError: if the operator has per-image parameters: then it has to know a bound for all images.
