@@ -225,8 +225,9 @@ def _ring_target(
     problem: Problem, measurement: Measurement, anchor: Tensor | None, generator: torch.Generator
 ) -> Target:
     assert isinstance(problem.prior, RingPrior)
-    draw = partial(ring_posterior, problem.prior, measurement.y, problem.sigma_y, anchor, problem.anchor_sigma)
-    return Target([draw(problem.num_samples, generator) for _ in range(problem.num_sets)])
+    count, levels = problem.num_samples * problem.num_sets, (problem.sigma_y, anchor, problem.anchor_sigma)
+    samples = ring_posterior(problem.prior, measurement.y, *levels, count, generator)
+    return Target(list(samples.split(problem.num_samples)))
 
 
 def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Problem]:
