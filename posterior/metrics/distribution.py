@@ -112,18 +112,16 @@ def mmd_test(x: Tensor, y: Tensor, num_permutations: int = 500, seed: int = 0) -
     kernel = torch.exp(-0.5 * (distances / width).square()).fill_diagonal_(0)
     n, m = len(x), len(y)
 
-    def statistic(order: Tensor) -> float:
-        first = torch.zeros(n + m, dtype=torch.float64)
-        first[order[:n]] = 1
-        second, toward = 1 - first, kernel @ first
-        within, between = float(first @ toward), float(second @ toward)
-        other = float(second @ (kernel @ second))
-        return within / (n * (n - 1)) + other / (m * (m - 1)) - 2 * between / (n * m)
-
     generator = torch.Generator().manual_seed(seed)
-    observed = statistic(torch.arange(n + m))
-    permuted = [statistic(torch.randperm(n + m, generator=generator)) for _ in range(num_permutations)]
-    return observed, (1 + sum(value >= observed for value in permuted)) / (1 + num_permutations)
+    orders = [torch.arange(n + m), *(torch.randperm(n + m, generator=generator) for _ in range(num_permutations))]
+    first = torch.zeros(n + m, len(orders), dtype=torch.float64)
+    first.scatter_(0, torch.stack(orders, dim=1)[:n], 1.0)  # who is in the first set, a column a permutation
+    second, toward = 1 - first, kernel @ first
+    within, between = (first * toward).sum(dim=0), (second * toward).sum(dim=0)
+    other = kernel.sum() - within - 2 * between
+    values = within / (n * (n - 1)) + other / (m * (m - 1)) - 2 * between / (n * m)
+    observed, permuted = values[0], values[1:]
+    return float(observed), (1 + int((permuted >= observed).sum())) / (1 + num_permutations)
 
 
 def coverage(samples: Tensor, truth: Tensor, trim: int = 0) -> Tensor:
