@@ -72,6 +72,7 @@ def calibration(
     trim: int = 0,
     calls: int = 300,
     dps_scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0),
+    step_fraction: float = 0.1,
     smoke: bool = False,
     seed: int = 0,
 ) -> list[Calibration]:
@@ -92,6 +93,7 @@ def calibration(
         trim: order statistics left out at each end.
         calls: Langevin steps, and DPS steps.
         dps_scales: scales to choose from.
+        step_fraction: Langevin's step over its limit of stability.
         smoke: small sizes, under a minute.
         seed: of everything.
     """
@@ -106,7 +108,7 @@ def calibration(
         exact = {which: pairs.exact(num_samples, which, seed) for which in ("y", "x0,y")}
         rows, anchors = pairs.measurement.repeat(num_samples), pairs.anchor.repeat(num_samples, 1, 1, 1)
         runs: dict[str, tuple[str, Run]] = {f"exact {which}": (which, partial(_given, x)) for which, x in exact.items()}
-        runs |= samplers(problem, rows, anchors, calls, scale)
+        runs |= samplers(problem, rows, anchors, calls, scale, step_fraction)
         for sampler, (which, run) in runs.items():
             before = problem.prior.cost.forward + problem.prior.cost.backward
             samples = run(PooledStreams(num_pairs * num_samples, seed + 1)).view(num_samples, *pairs.truth.shape)

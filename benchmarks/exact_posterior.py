@@ -54,8 +54,8 @@ from posterior.samplers import (
 
 DRAW_STEPS = 100
 """Steps of reverse diffusion that draw X_1."""
-STEP_FRACTION = 0.3
-"""Langevin's step over its limit of stability, 2 / L."""
+STEP_FRACTIONS = (0.05, 0.1, 0.3)
+"""Langevin's step over its limit of stability, 2 / L: to choose from."""
 MATRIX_LIMIT = 4096
 """Dimension up to which A is written out to find its measured directions."""
 
@@ -241,7 +241,7 @@ def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Probl
     return {
         "mixture, d = 32": mixture_problem(small, {"projection": _projection(8, (2, 4, 4))}, 0.1),
         "toon mixture, d = 3072": mixture_problem(
-            toon, toon_tasks, 0.05, num_samples=200, calls=(60, 1000), num_measurements=2
+            toon, toon_tasks, 0.05, num_samples=200, calls=(60, 1000), num_measurements=1
         ),
         "Gaussian field, 64x64": field_problem(wide, (3, 64, 64), calls=(300, 1000), num_measurements=1, num_sets=12),
         "ring": ring_problem(),
@@ -282,6 +282,7 @@ class Row:
     mmd_rejected: float
     """Share of measurements on which the MMD test finds a difference at the level 0.05."""
     dps_scale: float | None
+    step_fraction: float | None
     seconds: float
 
     def half_width(self) -> float:
@@ -320,8 +321,8 @@ def exact_posterior(
     pairs of exact sets. Every sampler is held against its own target: p(x | x0, y) for Algorithm 2 and its kinetic
     counterpart, whose anchor is drawn from the truth; p(x | y) for all others, so that Algorithm 3's double use of the
     data shows (standard deviations below 1). DPS has, task by task, the best of ``dps_scales`` on a measurement of its
-    own. Langevin's step is 0.3 of the limit of stability, which leaves variances up to 1.43 times too large in the
-    stiffest directions however long it runs; N levels of the published schedule cover the same range.
+    own, and Langevin's step is the share of its limit of stability, of three, at which Algorithm 2 does best there. N
+    levels of the published schedule cover the same range.
 
     Args:
         output: folder.
@@ -374,7 +375,9 @@ def _line(row: Row) -> str:
 def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int) -> list[Row]:
     """Every sampler at every budget, over the problem's measurements."""
     few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
-    scales = {calls: _tuned(few, f"{name} {task} tuning", make, calls, dps_scales, seed) for calls in problem.calls}
+    fractions = STEP_FRACTIONS if len(dps_scales) > 1 else STEP_FRACTIONS[-1:]
+    case = Case.draw(few, f"{name} {task} tuning", make, seed, tuning=True)
+    chosen = {calls: case.tuned(calls, dps_scales, fractions) for calls in problem.calls}
     found: dict[tuple[str, str], _Sums] = {}
     for number in range(problem.num_measurements):
         case = Case.draw(problem, f"{name} {task} {number}", make, seed)
@@ -384,7 +387,7 @@ def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Seq
         for calls in problem.calls:
             anchors = case.anchor.expand(problem.num_samples, -1, -1, -1)
             rows = case.measurement.repeat(problem.num_samples)
-            for sampler, (which, run) in samplers(problem, rows, anchors, calls, scales[calls]).items():
+            for sampler, (which, run) in samplers(problem, rows, anchors, calls, *chosen[calls]).items():
                 before, start = replace(problem.prior.cost), time.monotonic()
                 samples = run(PooledStreams(problem.num_samples, case.seed))
                 cost = problem.prior.cost
@@ -392,7 +395,8 @@ def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Seq
                     "forward": (cost.forward - before.forward) / problem.num_samples,
                     "backward": (cost.backward - before.backward) / problem.num_samples,
                     "seconds": time.monotonic() - start,
-                    "dps_scale": scales[calls] if sampler in ("DPS", "Algorithm 3") else None,
+                    "dps_scale": chosen[calls][0] if sampler in ("DPS", "Algorithm 3") else None,
+                    "step_fraction": None if sampler in ("DPS", "kinetic") else chosen[calls][1],
                 }
                 sums = found.setdefault((f"{sampler} {calls}", f"p(x|{which})"), _Sums())
                 sums.add(**spent, **case.judge(samples, which, case.exact[which].sets))
@@ -421,6 +425,7 @@ def _row(name: str, task: str, sampler: str, target: str, sums: _Sums) -> Row:
         sums.mean("modes"),
         sum(p < 0.05 for p in p_values) / len(p_values),
         sums.mean("dps_scale"),
+        sums.mean("step_fraction"),
         sums.mean("seconds") or 0.0,
     )
 
@@ -438,13 +443,13 @@ class Case:
 
     @classmethod
     def draw(cls, problem: Problem, label: str, make: Make, seed: int, tuning: bool = False) -> Case:
-        """Truth, measurement and anchor from the streams of the label; for tuning, of p(x | y) only the sets."""
+        """Truth, measurement and anchor from the streams of the label; for tuning, without the directions."""
         generator = stream(seed, label, -1, "problem")
         operator, truth = make(generator), problem.draw(generator)
         noise = torch.randn(1, *operator.measurement_shape, generator=generator)
         measurement = Measurement.simulate(truth, operator, GaussianNoise(problem.sigma_y), noise)
         anchor = truth + problem.anchor_sigma * torch.randn(truth.shape, generator=generator)
-        targets = {"y": None} if tuning else {"y": None, "x0,y": anchor}
+        targets = {"y": None, "x0,y": anchor}
         exact = {
             which: problem.target(problem, measurement, given, stream(seed, label, -1, f"exact {which}"))
             for which, given in targets.items()
@@ -455,6 +460,28 @@ class Case:
             directions = (measured, rest)
         number = int(torch.randint(2**31, (), generator=generator))
         return cls(problem, measurement, anchor, exact, directions, number)
+
+    def tuned(self, calls: int, scales: Sequence[float], fractions: Sequence[float]) -> tuple[float, float]:
+        """DPS's scale that comes nearest to p(x | y), and Algorithm 2's best step fraction for its target."""
+        problem, count = self.problem, self.problem.num_samples
+        rows, anchors = self.measurement.repeat(count), self.anchor.expand(count, -1, -1, -1)
+
+        def run(sampler: str, scale: float, fraction: float) -> Tensor:
+            _, draw = samplers(problem, rows, anchors, calls, scale, fraction)[sampler]
+            return draw(PooledStreams(count, self.seed))
+
+        scale, fraction = scales[0], fractions[0]
+        if len(scales) > 1 and calls <= 1000:
+            scale = best_scale(
+                lambda scale: run("DPS", scale, fraction), lambda x: self.distance(x, self.exact["y"].sets), scales
+            )
+        if len(fractions) > 1:
+            fraction = best_scale(
+                lambda fraction: run("Algorithm 2", scale, fraction),
+                lambda x: self.distance(x, self.exact["x0,y"].sets),
+                fractions,
+            )
+        return scale, fraction
 
     def distance(self, samples: Tensor, sets: Sequence[Tensor]) -> float:
         """Mean sliced W2 to exact sets."""
@@ -483,7 +510,7 @@ Run = Callable[[PooledStreams], Tensor]
 
 
 def samplers(
-    problem: Problem, rows: Measurement, anchors: Tensor, calls: int, dps_scale: float
+    problem: Problem, rows: Measurement, anchors: Tensor, calls: int, dps_scale: float, step_fraction: float
 ) -> dict[str, tuple[str, Run]]:
     """name -> (which posterior it targets, samples from random numbers).
 
@@ -493,6 +520,7 @@ def samplers(
         anchors: x0 of each chain, for Algorithm 2.
         calls: Langevin steps, and DPS steps: at most 1000 start Algorithm 3, and there is no row of DPS beyond.
         dps_scale: of DPS.
+        step_fraction: Langevin's step over its limit of stability.
     """
     prior = problem.prior
     norm = rows.linear_operator("exact-posterior").norm_bound()
@@ -501,8 +529,8 @@ def samplers(
     schedule = PublishedAnnealing(9 / levels, levels, max(calls // levels, 1))
     dps = plain_dps(calls, dps_scale)
     reverse = ReverseDiffusion(RespacedSigmas(DRAW_STEPS))
-    cold = AnnealedLangevin(STEP_FRACTION * 2 / curvature, schedule=schedule, reverse=reverse)
-    near = STEP_FRACTION * 2 / (curvature + problem.anchor_sigma**-2)
+    cold = AnnealedLangevin(step_fraction * 2 / curvature, schedule=schedule, reverse=reverse)
+    near = step_fraction * 2 / (curvature + problem.anchor_sigma**-2)
     warm = replace(cold, step_size=near, anchor_sigma=problem.anchor_sigma)
     kinetic = KineticLangevin(
         schedule=GeometricAnnealing(calls + 1), reverse=reverse, anchor_sigma=problem.anchor_sigma
@@ -522,24 +550,11 @@ def plain_dps(calls: int, scale: float) -> DPS:
     return DPS(RespacedSigmas(min(calls, 1000)), scale=scale, clip_denoised=False)
 
 
-def _tuned(problem: Problem, label: str, make: Make, calls: int, scales: Sequence[float], seed: int) -> float:
-    """The scale of DPS that comes nearest to p(x | y) on a measurement of its own."""
-    if len(scales) == 1 or calls > 1000:
-        return scales[0]
-    case = Case.draw(problem, label, make, seed, tuning=True)
-    rows = case.measurement.repeat(problem.num_samples)
-    return best_scale(
-        lambda scale: plain_dps(calls, scale)(problem.prior, rows, PooledStreams(problem.num_samples, case.seed)),
-        lambda samples: case.distance(samples, case.exact["y"].sets),
-        scales,
-    )
-
-
 def best_scale(run: Callable[[float], Tensor], loss: Callable[[Tensor], float], scales: Sequence[float]) -> float:
-    """The scale whose samples have the smallest loss; those at which chains diverge are left out.
+    """The scale (or other setting) whose samples have the smallest loss; those at which chains diverge are left out.
 
     Raises:
-        UserError: if chains diverge at every scale.
+        UserError: if chains diverge at every one.
     """
     losses = {}
     for scale in scales:
@@ -550,7 +565,7 @@ def best_scale(run: Callable[[float], Tensor], loss: Callable[[Tensor], float], 
         if torch.isfinite(samples).all():
             losses[scale] = loss(samples)
     if not losses:
-        raise UserError(f"DPS diverges at every scale of {list(scales)}")
+        raise UserError(f"chains diverge at every setting of {list(scales)}")
     return min(losses, key=losses.__getitem__)
 
 

@@ -64,6 +64,7 @@ def fairness(
     count: int = 10000,
     sigma_y: float = 0.05,
     dps_scales: Sequence[float] = (0.2, 0.5, 1.0, 2.0),
+    step_fraction: float = 0.1,
     cache: Path = Path("cache/toon"),
     smoke: bool = False,
     seed: int = 0,
@@ -85,6 +86,7 @@ def fairness(
         start, count: faces among which those to fit are taken; measured ones come after.
         sigma_y: noise level.
         dps_scales: DPS has the one whose residual on 8 other faces is nearest to 1.
+        step_fraction: Langevin's step over its limit of stability.
         cache: folder of rendered faces.
         smoke: small sizes, under a minute.
         seed: of everything.
@@ -116,7 +118,7 @@ def fairness(
     pictures: dict[str, Tensor] = {}
     found: list[Shares] = []
     runs: dict[str, tuple[str, Run]] = {"exact": ("y", lambda rng: exact), "prior": ("y", lambda rng: drawn)}
-    for sampler, (which, run) in (runs | samplers(problem, rows, rows.y, calls, scale)).items():
+    for sampler, (which, run) in (runs | samplers(problem, rows, rows.y, calls, scale, step_fraction)).items():
         if which != "y":  # an anchor drawn from the truth would show the tone
             continue
         before = prior.cost.forward + prior.cost.backward

@@ -153,5 +153,5 @@ def test_scales_at_which_chains_diverge_are_left_out():
         return torch.full((2,), scale if scale < 2 else float("nan"))
 
     assert best_scale(run, lambda x: abs(float(x[0]) - 1.2), (0.5, 1.0, 2.0, 3.0)) == 1.0
-    with pytest.raises(UserError, match="diverges at every scale"):
+    with pytest.raises(UserError, match="diverge at every setting"):
         best_scale(run, float, (2.0, 3.0))
