@@ -65,10 +65,9 @@ def test_a_noisy_view_is_bayes_rule():
 def test_a_saved_mixture_is_the_same(tmp_path):
     prior = low_rank(dtype=torch.float32)
     prior.save(tmp_path / "m.safetensors")
-    x = torch.randn(2, 1, 2, 3)
-    torch.testing.assert_close(
-        GaussianMixturePrior.from_file(tmp_path / "m.safetensors").score(x, 0.1), prior.score(x, 0.1)
-    )
+    x = torch.randn(2, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+    again = GaussianMixturePrior.from_file(tmp_path / "m.safetensors")
+    torch.testing.assert_close(again.score(x, 0.1), prior.score(x, 0.1), rtol=1e-4, atol=1e-4)  # scores of some tens
     prior.save(tmp_path / "half.safetensors", torch.float16)
     rounded = GaussianMixturePrior.from_file(tmp_path / "half.safetensors")
     x.requires_grad_()
