@@ -331,7 +331,7 @@ def annealing(output: Path = Path("results/annealing"), smoke: bool = False) -> 
         flush=True,
     )
     panels[1, 2].bar(["cold", "exact p(x | y)", "warm"], [hard.cold_share, hard.exact_share, hard.warm_share])
-    panels[1, 2].set(title="hard instance: share of samples in the true mode", ylim=(0, 1))
+    panels[1, 2].set(title="hard instance: share in the true mode", ylim=(0, 1))
     figure.savefig(output / "annealing.png", dpi=90)
     print(f"picture: {output / 'annealing.png'}")
 

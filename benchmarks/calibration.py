@@ -13,18 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.exact_posterior import (
-    Problem,
-    Run,
-    anchored,
-    best_scale,
-    field_problem,
-    mixture_problem,
-    plain_dps,
-    random_mixture,
-    samplers,
-)
+from benchmarks.exact_posterior import Run, best_scale, plain_dps, samplers
 from benchmarks.pooled import PooledStreams
+from benchmarks.problems import Problem, anchored, field_problem, mixture_problem, random_mixture
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import bootstrap, coverage, nominal_coverage, rank_p_value, ranks
 from posterior.noise import GaussianNoise

@@ -6,17 +6,16 @@ import csv
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import scipy.stats
 import torch
-import yaml
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.annealing import hard_mixture, ring_posterior
 from benchmarks.pooled import PooledStreams
+from benchmarks.problems import SMOKE, Make, Problem, Target, problems
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import (
@@ -28,24 +27,14 @@ from posterior.metrics.distribution import (
     subspaces,
 )
 from posterior.noise import GaussianNoise
-from posterior.operators import (
-    Dense,
-    GaussianBlur,
-    LinearOperator,
-    OperatorFamily,
-    RandomInpainting,
-    SuperResolution,
-    matrix_of,
-)
-from posterior.priors import GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
+from posterior.operators import matrix_of
+from posterior.priors import GaussianMixturePrior
 from posterior.random import stream
 from posterior.samplers import (
     DPS,
     AnnealedLangevin,
-    ExactGaussian,
     GeometricAnnealing,
     KineticLangevin,
-    MixturePosterior,
     NoAnnealing,
     PublishedAnnealing,
     RespacedSigmas,
@@ -56,208 +45,10 @@ DRAW_STEPS = 100
 """Steps of reverse diffusion that draw X_1."""
 STEP_FRACTIONS = (0.05, 0.1, 0.3)
 """Langevin's step over its limit of stability, 2 / L: to choose from."""
+AVERAGED_FRACTION = 0.8
+"""The same where the noise is averaged: no bias in Gaussian directions, so near the limit."""
 MATRIX_LIMIT = 4096
 """Dimension up to which A is written out to find its measured directions."""
-
-Make = Callable[[torch.Generator], LinearOperator]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Independent exact sets (N, C, H, W) of a posterior, and the weights of its modes if it is a mixture."""
-
-    sets: list[Tensor]
-    weights: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A prior whose posteriors are known, and what is measured of its samples."""
-
-    prior: Prior
-    image_shape: tuple[int, int, int]
-    draw: Callable[[torch.Generator], Tensor]
-    """One sample (1, C, H, W) of the prior."""
-    target: Callable[[Problem, Measurement, Tensor | None, torch.Generator], Target]
-    """Of (the problem, a measurement of one image, anchor, random numbers): p(x | y), or p(x | x0, y)."""
-    tasks: dict[str, Make]
-    sigma_y: float
-    anchor_sigma: float
-    num_samples: int
-    calls: tuple[int, ...] = (60, 300, 1000)
-    num_measurements: int = 12
-    num_sets: int = 40
-
-
-def random_mixture(num_components: int, generator: torch.Generator) -> GaussianMixturePrior:
-    """A mixture in 32 dimensions: standard normal means, covariances with eigenvalues in [0.02, 0.3]."""
-    dimension = 32
-    vectors, _ = torch.linalg.qr(torch.randn(num_components, dimension, dimension, generator=generator))
-    values = 0.02 + 0.28 * torch.rand(num_components, dimension, generator=generator)
-    weights = torch.rand(num_components, generator=generator) + 0.5
-    means = torch.randn(num_components, 2, 4, 4, generator=generator)
-    return GaussianMixturePrior.full(weights / weights.sum(), means, (vectors * values[:, None]) @ vectors.mT)
-
-
-def _drawn(family: OperatorFamily, image_shape: tuple[int, int, int]) -> Make:
-    def make(generator: torch.Generator) -> LinearOperator:
-        operator = family.realise(image_shape, [generator])
-        assert isinstance(operator, LinearOperator)
-        return operator
-
-    return make
-
-
-def _projection(rows: int, image_shape: tuple[int, int, int]) -> Make:
-    size = torch.Size(image_shape).numel()
-    return lambda generator: Dense(torch.randn(rows, size, generator=generator) / size**0.5, image_shape)
-
-
-def mixture_problem(prior: GaussianMixturePrior, tasks: dict[str, Make], sigma_y: float, **settings: object) -> Problem:
-    """Of any Gaussian mixture."""
-    shape = prior.means.shape[1:]
-    base = Problem(
-        prior, (shape[0], shape[1], shape[2]), partial(prior.sample, 1), _mixture_target, tasks, sigma_y, 0.3, 500
-    )
-    return replace(base, **settings)  # type: ignore[arg-type]
-
-
-def _mixture_target(
-    problem: Problem, measurement: Measurement, anchor: Tensor | None, generator: torch.Generator
-) -> Target:
-    assert isinstance(problem.prior, GaussianMixturePrior)
-    given = problem.prior if anchor is None else problem.prior.given_anchor(anchor[0], problem.anchor_sigma)
-    posterior = MixturePosterior(given, measurement)
-    sets = [posterior.sample(problem.num_samples, generator) for _ in range(problem.num_sets)]
-    return Target(sets, posterior.weights)
-
-
-class WithAnchor(LinearOperator):
-    """A x / sigma_y and x / anchor_sigma as one measurement of unit noise, (n, 1, 1)."""
-
-    def __init__(self, operator: LinearOperator, sigma_y: float, anchor_sigma: float) -> None:
-        super().__init__(operator.image_shape)
-        self.operator, self.sigma_y, self.anchor_sigma = operator, sigma_y, anchor_sigma
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        return (torch.Size(self.operator.measurement_shape).numel() + torch.Size(self.image_shape).numel(), 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stack(self.operator.forward(x), x)
-
-    def stack(self, y: Tensor, x: Tensor) -> Tensor:
-        """y and x in their units of noise."""
-        return torch.cat([y.flatten(1) / self.sigma_y, x.flatten(1) / self.anchor_sigma], dim=1)[..., None, None]
-
-    def restrict(self, y: Tensor) -> Tensor:
-        seen, x = self._parts(y)
-        return torch.cat([self.operator.restrict(seen).flatten(1), x.flatten(1)], dim=1).view_as(y)
-
-    def adjoint(self, v: Tensor) -> Tensor:
-        seen, x = self._parts(v)
-        return self.operator.adjoint(seen) / self.sigma_y + x / self.anchor_sigma
-
-    def norm(self) -> Tensor:
-        return ((self.operator.norm() / self.sigma_y) ** 2 + self.anchor_sigma**-2) ** 0.5
-
-    def norm_bound(self) -> float:
-        return float((self.operator.norm_bound() / self.sigma_y) ** 2 + self.anchor_sigma**-2) ** 0.5
-
-    def rows(self, index: Tensor) -> WithAnchor:
-        return WithAnchor(self.operator.rows(index), self.sigma_y, self.anchor_sigma)
-
-    def to(self, device: torch.device | str | torch.dtype) -> WithAnchor:
-        return WithAnchor(self.operator.to(device), self.sigma_y, self.anchor_sigma)
-
-    def _parts(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        count = torch.Size(self.operator.measurement_shape).numel()
-        seen, x = v.flatten(1)[:, :count], v.flatten(1)[:, count:]
-        return seen.reshape(-1, *self.operator.measurement_shape), x.reshape(-1, *self.image_shape)
-
-
-def anchored(problem: Problem, measurement: Measurement, anchor: Tensor) -> Measurement:
-    """The measurement and a noisy view of x itself, as one measurement."""
-    operator = measurement.linear_operator("the exact posterior")
-    both = WithAnchor(operator, problem.sigma_y, problem.anchor_sigma)
-    return Measurement(both.stack(measurement.y, anchor), both, GaussianNoise(1.0))
-
-
-def field_problem(prior: GaussianFieldPrior, image_shape: tuple[int, int, int], **settings: object) -> Problem:
-    """Of a Gaussian field: inpainting, super-resolution and blur."""
-
-    def draw(generator: torch.Generator) -> Tensor:
-        return prior.sample_from(torch.randn(1, *image_shape, generator=generator))
-
-    base = Problem(prior, image_shape, draw, _field_target, picture_tasks(image_shape), 0.05, 0.3, 48)
-    return replace(base, **settings)  # type: ignore[arg-type]
-
-
-def _field_target(
-    problem: Problem, measurement: Measurement, anchor: Tensor | None, generator: torch.Generator
-) -> Target:
-    if anchor is not None:
-        measurement = anchored(problem, measurement, anchor)
-    rows = measurement.repeat(problem.num_samples)
-    seeds = torch.randint(2**31, (problem.num_sets,), generator=generator).tolist()
-    return Target([ExactGaussian()(problem.prior, rows, PooledStreams(len(rows.y), seed)) for seed in seeds])
-
-
-def picture_tasks(shape: tuple[int, int, int]) -> dict[str, Make]:
-    """The small tasks of the toon faces."""
-    return {
-        "inpainting": _drawn(RandomInpainting(), shape),
-        "4x SR": _drawn(SuperResolution(4, "average"), shape),
-        "blur": _drawn(GaussianBlur(9, 1.0), shape),
-    }
-
-
-def ring_problem(**settings: object) -> Problem:
-    """The ring of Figure 1, its first coordinate measured."""
-    prior = RingPrior(0.1)
-    first = Dense(torch.tensor([[1.0, 0.0]]), RingPrior.IMAGE_SHAPE)
-    tasks: dict[str, Make] = {"one coordinate": lambda generator: first}
-    base = Problem(prior, (2, 1, 1), partial(prior.sample, 1), _ring_target, tasks, 0.1, 0.1, 1000)
-    return replace(base, **settings)  # type: ignore[arg-type]
-
-
-def _ring_target(
-    problem: Problem, measurement: Measurement, anchor: Tensor | None, generator: torch.Generator
-) -> Target:
-    assert isinstance(problem.prior, RingPrior)
-    count, levels = problem.num_samples * problem.num_sets, (problem.sigma_y, anchor, problem.anchor_sigma)
-    samples = ring_posterior(problem.prior, measurement.y, *levels, count, generator)
-    return Target(list(samples.split(problem.num_samples)))
-
-
-def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Problem]:
-    """All of them, by name."""
-    small = random_mixture(6, stream(seed, "mixture", -1, "prior"))
-    toon = GaussianMixturePrior.from_file(toon_mixture)
-    toon_tasks = picture_tasks((3, 32, 32))
-    hard = hard_mixture(8, 0.1, stream(seed, "hard instance", -1, "prior"))
-    second_half = Dense(torch.eye(16)[8:], (16, 1, 1))
-    wide = GaussianFieldPrior(**yaml.safe_load(toon_field.read_text(encoding="utf-8"))["init_args"])
-    return {
-        "mixture, d = 32": mixture_problem(small, {"projection": _projection(8, (2, 4, 4))}, 0.1),
-        "toon mixture, d = 3072": mixture_problem(
-            toon, toon_tasks, 0.05, num_samples=200, calls=(60, 1000), num_measurements=1
-        ),
-        "Gaussian field, 64x64": field_problem(wide, (3, 64, 64), calls=(300, 1000), num_measurements=1, num_sets=12),
-        "ring": ring_problem(),
-        "hard instance": mixture_problem(
-            hard, {"f(s)": lambda generator: second_half}, 0.1, anchor_sigma=0.2, num_measurements=4, calls=(100, 300)
-        ),
-    }
-
-
-SMOKE: dict[str, dict[str, object]] = {
-    "mixture, d = 32": {"num_samples": 100, "calls": (50,), "num_measurements": 2, "num_sets": 4},
-    "toon mixture, d = 3072": {"num_samples": 16, "calls": (20,), "num_measurements": 1, "num_sets": 4},
-    "Gaussian field, 64x64": {"num_samples": 8, "calls": (20,), "num_measurements": 1, "num_sets": 4},
-    "ring": {"num_samples": 200, "calls": (50,), "num_measurements": 2, "num_sets": 4},
-    "hard instance": {"num_samples": 50, "calls": (50,), "num_measurements": 1, "num_sets": 4},
-}
 
 
 @dataclass
@@ -321,8 +112,9 @@ def exact_posterior(
     pairs of exact sets. Every sampler is held against its own target: p(x | x0, y) for Algorithm 2 and its kinetic
     counterpart, whose anchor is drawn from the truth; p(x | y) for all others, so that Algorithm 3's double use of the
     data shows (standard deviations below 1). DPS has, task by task, the best of ``dps_scales`` on a measurement of its
-    own, and Langevin's step is the share of its limit of stability, of three, at which Algorithm 2 does best there. N
-    levels of the published schedule cover the same range.
+    own, and Langevin's step is the share of its limit of stability, of three, at which Algorithm 2 does best there.
+    "Algorithm 2, averaged" is Algorithm 2 with ``averaged_noise``, at 0.8 of the limit. N levels of the published
+    schedule cover the same range. Rows that the folder's table has of other problems stay in it.
 
     Args:
         output: folder.
@@ -338,12 +130,14 @@ def exact_posterior(
     """
     output.mkdir(parents=True, exist_ok=True)
     chosen = {
-        name: replace(problem, **SMOKE[name]) if smoke else problem  # type: ignore[arg-type]
-        for name, problem in problems(toon_mixture, toon_field, seed).items()
+        name: replace(make(), **SMOKE[name]) if smoke else make()  # type: ignore[arg-type]
+        for name, make in problems(toon_mixture, toon_field, seed).items()
         if not only or name.startswith(tuple(only))
     }
     if not chosen:
         raise UserError(f"exact-posterior: no problem is called {list(only)}")
+    table = output / "exact_posterior.csv"
+    kept = [row for row in _read(table) if row.problem not in chosen]
     rows: list[Row] = []
     for name, problem in chosen.items():
         for task, make in problem.tasks.items():
@@ -351,13 +145,27 @@ def exact_posterior(
             rows += found
             for row in found:
                 print(_line(row), flush=True)
-            with (output / "exact_posterior.csv").open("w", encoding="utf-8", newline="") as file:
+            with table.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, list(asdict(rows[0])))
                 writer.writeheader()
-                writer.writerows(asdict(row) for row in rows)
-    _draw(rows, output / "exact_posterior.png")
+                writer.writerows(asdict(row) for row in kept + rows)
+    _draw(kept + rows, output / "exact_posterior.png")
     print(f"picture: {output / 'exact_posterior.png'}")
     return rows
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of a table written before; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Row(**{name: _value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
+
+
+def _value(name: str, text: str) -> Any:
+    if name in ("problem", "task", "sampler", "target", "std_bands"):
+        return text
+    return (int(text) if name == "measurements" else float(text)) if text else None
 
 
 def _line(row: Row) -> str:
@@ -396,7 +204,9 @@ def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Seq
                     "backward": (cost.backward - before.backward) / problem.num_samples,
                     "seconds": time.monotonic() - start,
                     "dps_scale": chosen[calls][0] if sampler in ("DPS", "Algorithm 3") else None,
-                    "step_fraction": None if sampler in ("DPS", "kinetic") else chosen[calls][1],
+                    "step_fraction": {"DPS": None, "kinetic": None, "Algorithm 2, averaged": AVERAGED_FRACTION}.get(
+                        sampler, chosen[calls][1]
+                    ),
                 }
                 sums = found.setdefault((f"{sampler} {calls}", f"p(x|{which})"), _Sums())
                 sums.add(**spent, **case.judge(samples, which, case.exact[which].sets))
@@ -532,6 +342,7 @@ def samplers(
     cold = AnnealedLangevin(step_fraction * 2 / curvature, schedule=schedule, reverse=reverse)
     near = step_fraction * 2 / (curvature + problem.anchor_sigma**-2)
     warm = replace(cold, step_size=near, anchor_sigma=problem.anchor_sigma)
+    averaged = replace(warm, step_size=AVERAGED_FRACTION / step_fraction * near, averaged_noise=True)
     kinetic = KineticLangevin(
         schedule=GeometricAnnealing(calls + 1), reverse=reverse, anchor_sigma=problem.anchor_sigma
     )
@@ -539,6 +350,7 @@ def samplers(
     return runs | {
         "Algorithm 1": ("y", lambda rng: cold(prior, rows, rng)),
         "Algorithm 2": ("x0,y", lambda rng: warm.from_anchor(prior, rows, anchors, rng)),
+        "Algorithm 2, averaged": ("x0,y", lambda rng: averaged.from_anchor(prior, rows, anchors, rng)),
         "kinetic": ("x0,y", lambda rng: kinetic.from_anchor(prior, rows, anchors, rng)),
         "Algorithm 3": ("y", lambda rng: replace(warm, warm_start=dps)(prior, rows, rng)),
         "plain": ("y", lambda rng: replace(cold, schedule=NoAnnealing(calls))(prior, rows, rng)),

@@ -13,8 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.exact_posterior import Problem, Run, best_scale, mixture_problem, plain_dps, samplers
+from benchmarks.exact_posterior import Run, best_scale, plain_dps, samplers
 from benchmarks.pooled import PooledStreams
+from benchmarks.problems import Problem, mixture_problem
 from datamodules.toon import toon_tones
 from datamodules.training import ToonFaceImages
 from posterior.callbacks.pictures import save_png, sheet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from posterior.errors import UserError
@@ -26,8 +27,13 @@ class AnnealedLangevin(AnnealedSampler):
     Lip(score) + ||A||^2 / sigma_y^2 + 1 / anchor_sigma^2; in a direction of curvature L its variance is
     1 / (1 - h L / 2) times too large.
 
+    With ``averaged_noise`` a step is x + h F(x) + sqrt(h / 2) (n_k + n_{k+1}), each normal number used twice: the
+    overdamped limit of BAOAB (Leimkuhler and Matthews, Applied Mathematics Research eXpress 2013). At the same cost
+    its law is exact in Gaussian directions at every stable h, and otherwise biased in O(h^2).
+
     Args:
         step_size: h > 0 of Euler-Maruyama (published, at 256x256: 5e-7 to 2e-5).
+        averaged_noise: as above; False: Euler-Maruyama (published).
 
     Raises:
         UserError: if step_size is not > 0; and as `AnnealedSampler` does.
@@ -36,6 +42,7 @@ class AnnealedLangevin(AnnealedSampler):
     stage = "annealed Langevin"
 
     step_size: float
+    averaged_noise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,9 +64,15 @@ class AnnealedLangevin(AnnealedSampler):
     ) -> Tensor:
         h, levels, done = self.step_size, self.levels(measurement), 0
         total = sum(level.num_steps for level in levels)
+        noise = rng.randn_like("langevin", x) if self.averaged_noise else torch.empty(0)
         for target, num_steps in self.targets(prior, measurement, levels, anchor, rng):
             for _ in range(num_steps):
-                x = x + h * target.drift(x) + (2 * h) ** 0.5 * rng.randn_like("langevin", x)
+                x = x + h * target.drift(x)
+                if self.averaged_noise:
+                    kept, noise = noise, rng.randn_like("langevin", x)
+                    x = x + (h / 2) ** 0.5 * (kept + noise)
+                else:
+                    x = x + (2 * h) ** 0.5 * rng.randn_like("langevin", x)
                 done += 1
                 observe(self.stage, done, total, x)
         return x

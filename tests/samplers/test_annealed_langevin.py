@@ -270,3 +270,16 @@ def test_an_ancestral_ending_undoes_the_smoothing(pooled):
     gain = 1 / (1 + s2)  # x given x_s is N(gain x_s, s2 gain)
     assert float(x.mean()) == pytest.approx(gain * smoothed * 0.5 / eta2, abs=0.02)
     assert float(x.var()) == pytest.approx(gain**2 * smoothed + s2 * gain, rel=0.05)
+
+
+def test_averaged_noise_has_no_bias_in_gaussian_directions_and_euler_maruyama_has(pooled):
+    """Leimkuhler and Matthews' step: Var = 1 / L at every stable h; Euler-Maruyama's is 1 / (L (1 - h L / 2))."""
+    rows, eta = 20_000, 0.5
+    curvature = 1 + 1 / eta**2
+    h = 0.6 * 2 / curvature
+    measurement = scalar_measurement(torch.zeros(1, *POINT).expand(rows, -1, -1, -1), eta)
+    for averaged, expected in ((False, 1 / curvature / (1 - h * curvature / 2)), (True, 1 / curvature)):
+        sampler = AnnealedLangevin(h, averaged_noise=averaged, schedule=NoAnnealing(60))
+        rng = pooled(rows)
+        x = sampler.anneal(scalar_prior(), measurement, rng.randn("start", POINT), None, rng)
+        assert float(x.var()) == pytest.approx(expected, rel=5 * (2 / rows) ** 0.5)

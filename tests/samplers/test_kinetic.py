@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.exact_posterior import random_mixture
+from benchmarks.problems import random_mixture
 from posterior import Measurement, Streams, UserError
 from posterior.metrics.distribution import sliced_wasserstein, sliced_wasserstein_floor, std_ratio
 from posterior.noise import GaussianNoise, PoissonNoise
