@@ -47,6 +47,8 @@ STEP_FRACTIONS = (0.05, 0.1, 0.3)
 """Langevin's step over its limit of stability, 2 / L: to choose from."""
 AVERAGED_FRACTION = 0.8
 """The same where the noise is averaged: no bias in Gaussian directions, so near the limit."""
+KINETIC_FRACTION = 0.75
+"""The same of second-order dynamics, whose limit is 2 / sqrt(L)."""
 MATRIX_LIMIT = 4096
 """Dimension up to which A is written out to find its measured directions."""
 
@@ -114,7 +116,8 @@ def exact_posterior(
     data shows (standard deviations below 1). DPS has, task by task, the best of ``dps_scales`` on a measurement of its
     own, and Langevin's step is the share of its limit of stability, of three, at which Algorithm 2 does best there.
     "Algorithm 2, averaged" is Algorithm 2 with ``averaged_noise``, at 0.8 of the limit. N levels of the published
-    schedule cover the same range. Rows that the folder's table has of other problems stay in it.
+    schedule cover the same range; the kinetic row's calls include those that draw X_1. Rows that the folder's table has
+    of other problems stay in it.
 
     Args:
         output: folder.
@@ -343,8 +346,12 @@ def samplers(
     near = step_fraction * 2 / (curvature + problem.anchor_sigma**-2)
     warm = replace(cold, step_size=near, anchor_sigma=problem.anchor_sigma)
     averaged = replace(warm, step_size=AVERAGED_FRACTION / step_fraction * near, averaged_noise=True)
+    spent = len(reverse.schedule.below(problem.anchor_sigma))  # for X_1, and the chain's first call
     kinetic = KineticLangevin(
-        schedule=GeometricAnnealing(calls + 1), reverse=reverse, anchor_sigma=problem.anchor_sigma
+        KINETIC_FRACTION,
+        schedule=GeometricAnnealing(max(calls - spent, 1) + 1),
+        reverse=reverse,
+        anchor_sigma=problem.anchor_sigma,
     )
     runs: dict[str, tuple[str, Run]] = {"DPS": ("y", lambda rng: dps(prior, rows, rng))} if calls <= 1000 else {}
     return runs | {

@@ -33,7 +33,8 @@ class AnnealedSampler(Sampler):
 
     Args:
         schedule: levels of the measurement noise.
-        reverse: reverse diffusion that draws X_1, from noise or from the anchor.
+        reverse: reverse diffusion that draws X_1, from noise or from the anchor; None: X_1 is the anchor itself, which
+            is near p_s at s = anchor_sigma, so ``score_sigma_top`` may begin there.
         warm_start: gives x_hat, the rough estimate; None: a cold start.
         anchor_sigma: > 0, noise level to which x_hat is re-noised (published: t = 100, sigma = 0.34).
         anchor_term: add (x0 - X) / anchor_sigma^2 to the drift.
@@ -55,7 +56,7 @@ class AnnealedSampler(Sampler):
     """What the chain is called in progress and errors."""
 
     schedule: AnnealingSchedule = field(default_factory=PublishedAnnealing)
-    reverse: ReverseDiffusion = field(default_factory=ReverseDiffusion)
+    reverse: ReverseDiffusion | None = field(default_factory=ReverseDiffusion)
     warm_start: Sampler | None = None
     anchor_sigma: float | None = None
     anchor_term: bool = True
@@ -74,6 +75,8 @@ class AnnealedSampler(Sampler):
             raise UserError(f"{name}: score_sigma must be >= 0, got {self.score_sigma}")
         if self.score_sigma_top is not None and not 0 < (self.score_sigma or 0) <= self.score_sigma_top:
             raise UserError(f"{name}: score_sigma_top needs a score_sigma > 0, and not above it")
+        if self.reverse is None and self.anchor_sigma is None:
+            raise UserError(f"{name}: without reverse diffusion it needs a warm start and anchor_sigma")
 
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         self.check(prior, measurement)
@@ -81,6 +84,7 @@ class AnnealedSampler(Sampler):
             if self.anchor_sigma is not None:
                 name = type(self).__name__
                 raise UserError(f"{name}: anchor_sigma needs a warm_start (or a call of from_anchor)")
+            assert self.reverse is not None
             x = self.reverse(prior, measurement, rng, observe)
             return self.anneal(prior, measurement, x, None, rng, observe)
         assert self.anchor_sigma is not None  # Algorithm 3
@@ -105,7 +109,7 @@ class AnnealedSampler(Sampler):
         Raises:
             UserError: if it does not end at the measurement's own noise.
         """
-        levels = self.schedule.levels(measurement, self.schedule_step)
+        levels = self.schedule.levels(measurement, self.schedule_step, self.anchor_sigma)
         own, last = measurement.likelihood.sigma_y**2, levels[-1].variance
         if last > own * (1 + 1e-9):
             raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2")
@@ -134,7 +138,7 @@ class AnnealedSampler(Sampler):
         self, prior: Prior, measurement: Measurement, anchor: Tensor, rng: Streams, observe: Observer
     ) -> Tensor:
         assert self.anchor_sigma is not None
-        x = self.reverse.from_level(prior, anchor, self.anchor_sigma, rng, observe)
+        x = anchor if self.reverse is None else self.reverse.from_level(prior, anchor, self.anchor_sigma, rng, observe)
         return self.anneal(prior, measurement, x, anchor if self.anchor_term else None, rng, observe)
 
     @torch.no_grad()

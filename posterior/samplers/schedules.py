@@ -70,6 +70,31 @@ class ListedSigmas(SigmaSchedule):
 
 
 @dataclass(frozen=True)
+class GeometricSigmas(SigmaSchedule):
+    """Levels that fall geometrically, then 0: even steps in log sigma, as variance-exploding samplers take them.
+
+    Args:
+        num_levels: above 0, >= 2.
+        top, bottom: the highest and the lowest of these, top > bottom > 0.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    num_levels: int
+    top: float
+    bottom: float
+
+    def __post_init__(self) -> None:
+        if self.num_levels < 2 or not self.top > self.bottom > 0:
+            raise UserError(f"GeometricSigmas: needs num_levels >= 2 and top > bottom > 0, got {self}")
+
+    def sigmas(self) -> list[float]:
+        ratio, last = self.bottom / self.top, self.num_levels - 1
+        return [*(self.top * ratio ** (number / last) for number in range(self.num_levels)), 0.0]
+
+
+@dataclass(frozen=True)
 class Level:
     """One level of annealed measurement noise: its variance v, and how many Langevin steps are made there."""
 
@@ -81,10 +106,15 @@ class AnnealingSchedule(ABC):
     """Variances of the measurement noise, falling to the measurement's own (`method.md`, section 4)."""
 
     @abstractmethod
-    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+    def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         """v_1 >= ... >= v_N with eta_i^2 = v_i; the last variance is sigma_y^2.
 
         Algorithm 1 makes no step at the first level (its `num_steps` is 0): X_1 stands for a sample of it.
+
+        Args:
+            measurement: whose noise is annealed.
+            step_size: h of first-order dynamics; NaN if it varies by level.
+            anchor_sigma: noise level of the warm start's anchor, None without one.
         """
 
 
@@ -109,7 +139,7 @@ class PublishedAnnealing(AnnealingSchedule):
         if not self.growth > 0 or self.num_levels < 2 or self.steps_per_level < 1:
             raise UserError(f"annealing schedule: needs growth > 0, num_levels >= 2, steps_per_level >= 1, got {self}")
 
-    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+    def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         variances = [measurement.likelihood.sigma_y**2]
         while len(variances) < self.num_levels:
             variances.append(variances[-1] + self.growth * min(variances[-1], 1.0))
@@ -121,28 +151,41 @@ class PublishedAnnealing(AnnealingSchedule):
 class GeometricAnnealing(AnnealingSchedule):
     """Variances that fall geometrically from ``top`` to sigma_y^2 (`method.md` section 7).
 
+    After a warm start the top follows from the anchor: at v_1 = ||A||^2 anchor_sigma^2 the measurement tells as much of
+    x as the anchor does, so that X_1, drawn given the anchor alone, is near the posterior at that level. Levels above
+    would be spent on a measurement that tells nothing yet (measured: docs/kinetic.md).
+
     Args:
         num_levels: N >= 2.
-        top: the highest variance, v_1 (the published schedules end near 5).
+        top: the highest variance, v_1 (the published schedules end near 5); None: from the anchor, or sigma_y^2 where
+            that is higher.
         steps_per_level: >= 1.
 
     Raises:
-        UserError: if a value is out of range; on a call, if top lies below sigma_y^2.
+        UserError: if a value is out of range; on a call, if top lies below sigma_y^2, or it has to follow from an
+            anchor that is not there or an operator that is not linear.
     """
 
     num_levels: int
-    top: float = 5.0
+    top: float | None = None
     steps_per_level: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_levels < 2 or not self.top > 0 or self.steps_per_level < 1:
+        bad_top = self.top is not None and not self.top > 0
+        if self.num_levels < 2 or bad_top or self.steps_per_level < 1:
             raise UserError(f"annealing schedule: needs num_levels >= 2, top > 0, steps_per_level >= 1, got {self}")
 
-    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+    def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         own = measurement.likelihood.sigma_y**2
-        if self.top < own:
-            raise UserError(f"annealing schedule: its top {self.top:g} lies below sigma_y^2 = {own:g}")
-        ratio, last = self.top / own, self.num_levels - 1
+        top = self.top
+        if top is None:
+            if anchor_sigma is None:
+                raise UserError("GeometricAnnealing: without a warm start its top, the highest variance, must be given")
+            norm = measurement.linear_operator("GeometricAnnealing without a top").norm_bound()
+            top = max((norm * anchor_sigma) ** 2, own)
+        if top < own:
+            raise UserError(f"annealing schedule: its top {top:g} lies below sigma_y^2 = {own:g}")
+        ratio, last = top / own, self.num_levels - 1
         variances = [own * ratio ** (1 - number / last) for number in range(last)]
         rest = [Level(v, self.steps_per_level) for v in [*variances[1:], own]]
         return [Level(variances[0], 0), *rest]
@@ -165,7 +208,7 @@ class NoAnnealing(AnnealingSchedule):
         if self.num_steps < 1:
             raise UserError(f"constant schedule: num_steps must be >= 1, got {self.num_steps}")
 
-    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+    def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         variance = measurement.likelihood.sigma_y**2
         return [Level(variance, 0), Level(variance, self.num_steps)]
 
@@ -225,7 +268,7 @@ class AdmissibleAnnealing(AnnealingSchedule):
             low, high = (middle, high) if excess(middle) <= 0 else (low, middle)
         return low
 
-    def levels(self, measurement: Measurement, step_size: float) -> list[Level]:
+    def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         if math.isnan(step_size):
             raise UserError("admissible schedule: its running times are those of first-order dynamics")
         norm = measurement.linear_operator("the admissible schedule").norm_bound()

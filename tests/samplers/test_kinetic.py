@@ -118,7 +118,7 @@ def test_a_batch_changes_nothing(field):
     truth = field.sample_from(Streams(0, ids).randn("truth", shape))
     measurement = Measurement.simulate(truth, operator, GaussianNoise(0.05), Streams(0, ids).randn("noise", shape))
     sampler = KineticLangevin(
-        schedule=GeometricAnnealing(10),
+        schedule=GeometricAnnealing(10, top=5.0),
         warm_start=ProximalDenoising(RespacedSigmas(10), clip_denoised=False),
         reverse=ReverseDiffusion(RespacedSigmas(20)),
         anchor_sigma=0.3,
@@ -131,7 +131,22 @@ def test_a_batch_changes_nothing(field):
     torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-4)
 
 
+def test_without_reverse_diffusion_the_chain_starts_at_the_anchor(field):
+    shape, ids = (3, 12, 12), ["a"]
+    operator = GaussianBlur(5, 1.0).realise(shape)
+    measurement = Measurement(Streams(0, ids).randn("y", operator.measurement_shape), operator, GaussianNoise(0.05))
+    anchor, started = Streams(0, ids).randn("anchor", shape), []
+    sampler = KineticLangevin(
+        1e-6, schedule=GeometricAnnealing(2), reverse=None, anchor_sigma=0.3, score_sigma=0.1, score_sigma_top=0.3
+    )
+    sampler.from_anchor(field, measurement, anchor, Streams(0, ids), lambda *state: started.append(state[-1]))
+    torch.testing.assert_close(started[0], anchor, rtol=0, atol=1e-4)
+    assert field.cost.forward == 2
+
+
 def test_bad_settings_are_refused(field):
+    with pytest.raises(UserError, match="needs a warm start and anchor_sigma"):
+        KineticLangevin(reverse=None)
     for settings in ({"step_fraction": 1.0}, {"friction": -1.0}, {"score_sigma_top": 0.1}, {"score_sigma": -1.0}):
         with pytest.raises(UserError, match="KineticLangevin"):
             KineticLangevin(**settings)

@@ -10,6 +10,8 @@ from posterior.operators import SuperResolution
 from posterior.priors import LinearBetas
 from posterior.samplers import (
     AdmissibleAnnealing,
+    GeometricAnnealing,
+    GeometricSigmas,
     Level,
     ListedSigmas,
     NoAnnealing,
@@ -110,3 +112,22 @@ def test_listed_levels_fall_to_zero():
     for levels in ([], [0.1], [0.1, 0.2, 0.0], [0.1, 0.1, 0.0]):
         with pytest.raises(UserError, match="must fall strictly and end in 0"):
             ListedSigmas(levels)
+
+
+def test_without_a_top_geometric_annealing_begins_where_y_tells_as_much_as_the_anchor(measurement):
+    norm = measurement.operator.norm_bound()
+    levels = GeometricAnnealing(5).levels(measurement, math.nan, anchor_sigma=0.3)
+    assert levels[0].variance == pytest.approx((0.3 * norm) ** 2)
+    assert levels[-1].variance == 0.05**2
+    close = GeometricAnnealing(5).levels(measurement, math.nan, anchor_sigma=1e-3)  # y never tells as much
+    assert all(level.variance == pytest.approx(0.05**2) for level in close)
+    with pytest.raises(UserError, match="top, the highest variance, must be given"):
+        GeometricAnnealing(5).levels(measurement, math.nan)
+
+
+def test_geometric_sigmas_end_in_zero():
+    assert GeometricSigmas(3, 4.0, 1.0).sigmas() == pytest.approx([4, 2, 1, 0])
+    assert GeometricSigmas(3, 4.0, 1.0).below(1.5) == pytest.approx([1.5, 1, 0])
+    for settings in ((1, 4.0, 1.0), (3, 1.0, 1.0), (3, 1.0, 0.0)):
+        with pytest.raises(UserError, match="top > bottom > 0"):
+            GeometricSigmas(*settings)
