@@ -72,6 +72,8 @@ class Row:
     std_unmeasured: float | None
     std_bands: str
     mode_error: float | None
+    l2_ratio: float
+    """Mean distance to the truth, over that of exact samples; below 1 is a bias towards the mean, not a win."""
     mmd_rejected: float
     """Share of measurements on which the MMD test finds a difference at the level 0.05."""
     dps_scale: float | None
@@ -179,7 +181,7 @@ def _line(row: Row) -> str:
         f"{row.problem:23s} {row.task:14s} {row.sampler:12s} {row.target:8s} calls {row.forward:5.0f} + "
         f"{row.backward:4.0f}  W2 / floor {row.ratio:7.3f} +- {row.ratio_se:.3f}  std measured "
         f"{ratio(row.std_measured)} unmeasured {ratio(row.std_unmeasured)} bands {row.std_bands}  modes "
-        f"{ratio(row.mode_error)}  MMD rejects {row.mmd_rejected:.2f}  {row.seconds:.0f} s"
+        f"{ratio(row.mode_error)}  L2 {row.l2_ratio:.3f}  MMD rejects {row.mmd_rejected:.2f}  {row.seconds:.0f} s"
     )
 
 
@@ -236,6 +238,7 @@ def _row(name: str, task: str, sampler: str, target: str, sums: _Sums) -> Row:
         sums.mean("unmeasured"),
         " ".join(f"{value:.2f}" for value in bands if value is not None) or "-",
         sums.mean("modes"),
+        sums.mean("l2") or 0.0,
         sum(p < 0.05 for p in p_values) / len(p_values),
         sums.mean("dps_scale"),
         sums.mean("step_fraction"),
@@ -248,6 +251,7 @@ class Case:
     """One measurement of a problem, its anchor, and exact samples of both posteriors."""
 
     problem: Problem
+    truth: Tensor
     measurement: Measurement
     anchor: Tensor
     exact: dict[str, Target]
@@ -272,7 +276,7 @@ class Case:
             measured, rest = subspaces(matrix_of(operator))
             directions = (measured, rest)
         number = int(torch.randint(2**31, (), generator=generator))
-        return cls(problem, measurement, anchor, exact, directions, number)
+        return cls(problem, truth, measurement, anchor, exact, directions, number)
 
     def tuned(self, calls: int, scales: Sequence[float], fractions: Sequence[float]) -> tuple[float, float]:
         """DPS's scale that comes nearest to p(x | y), and Algorithm 2's best step fraction for its target."""
@@ -315,6 +319,8 @@ class Case:
         prior, weights = self.problem.prior, self.exact[which].weights
         if isinstance(prior, GaussianMixturePrior) and weights is not None:
             values["modes"] = mode_weight_error(prior.responsibilities(samples), weights)
+        errors = [(x - self.truth).flatten(1).norm(dim=1).mean() for x in (samples, pooled)]
+        values["l2"] = float(errors[0] / errors[1])
         values["mmd_p"] = mmd_test(samples, sets[0], num_permutations=200)[1]
         return values
 

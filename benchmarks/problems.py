@@ -201,7 +201,7 @@ def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Calla
     def toon() -> Problem:
         prior = GaussianMixturePrior.from_file(toon_mixture)
         return mixture_problem(
-            prior, picture_tasks((3, 32, 32)), 0.05, num_samples=200, calls=(60, 1000), num_measurements=3
+            prior, picture_tasks((3, 32, 32)), 0.05, num_samples=200, calls=(60, 1000), num_measurements=2
         )
 
     def wide() -> Problem:

@@ -201,3 +201,23 @@ def test_proximal_denoising_ends_near_the_posterior_mean(field):
     dps = DPS(RespacedSigmas(30), scale=0.3, clip_denoised=False)(field, measurement, Streams(0, ids))
     assert (start - mean).norm() < 0.5 * (dps - mean).norm()
     assert measurement.relative_residual(start).max() < 1.2
+
+
+def test_of_several_tries_each_image_keeps_the_one_that_fits_best():
+    """Two modes far apart, y seen through a pinhole: a single try often ends in the wrong one."""
+    means = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).view(2, 2, 1, 1).repeat(1, 8, 1, 1)
+    size = means[0].numel()
+    prior = GaussianMixturePrior.full(torch.ones(2) / 2, means, 0.01 * torch.eye(size).repeat(2, 1, 1))
+    rows, ids = 64, [f"image {n}" for n in range(64)]
+    operator = Dense(torch.eye(size)[:1] * 0.2, means.shape[1:])
+    measurement = Measurement(torch.full((rows, 1, 1, 1), 0.2), operator, GaussianNoise(0.15))
+    shares = {}
+    for tries in (1, 8):
+        start = ProximalDenoising(RespacedSigmas(10), num_tries=tries, clip_denoised=False)
+        prior.cost.forward = 0
+        x = start(prior, measurement, Streams(0, ids))
+        assert prior.cost.forward == 10 * tries * rows
+        shares[tries] = float((x[:, 0] > 0).double().mean())
+    assert shares[1] < 0.85 < shares[8]
+    with pytest.raises(UserError, match="num_tries must be >= 1"):
+        ProximalDenoising(num_tries=0)
