@@ -8,6 +8,7 @@ from jsonargparse import auto_cli
 from benchmarks.annealing import annealing
 from benchmarks.calibration import calibration
 from benchmarks.compare import compare
+from benchmarks.cost import cost
 from benchmarks.exact_posterior import exact_posterior
 from benchmarks.fairness import fairness
 from benchmarks.fit_gaussian import fit_gaussian_toon
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     "annealing": annealing,
     "calibration": calibration,
     "compare": compare,
+    "cost": cost,
     "exact-posterior": exact_posterior,
     "fairness": fairness,
     "fit-gaussian-toon": fit_gaussian_toon,

@@ -104,7 +104,7 @@ def step_size(
         UserError: if the folder holds results of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    batches = {task: _measured(held_out, family, num_faces, seed) for task, (family, _) in TASKS.items()}
+    batches = {task: measured_faces(held_out, family, num_faces, seed) for task, (family, _) in TASKS.items()}
     scales = [scale for _, scale in TASKS.values()]
     settings = f"levels {num_levels} growth {growth} dps {dps_steps} {scales} anchor {ANCHOR_SIGMA} seed {seed}"
     _keep_settings(output / "settings.txt", f"{prior.fingerprint()} {settings} {_digest(batches)}")
@@ -218,7 +218,8 @@ class TaskRun:
             print(f"{self.folder.name}: {stage}, step {step} of {total}", file=sys.stderr, flush=True)
 
 
-def _measured(held_out: Path, family: OperatorFamily, num_faces: int, seed: int) -> Batch:
+def measured_faces(held_out: Path, family: OperatorFamily, num_faces: int, seed: int) -> Batch:
+    """The first held-out faces and their measurements under a small task."""
     data = ImageArray(held_out, family, GaussianNoise(SIGMA_Y), seed=seed, batch_size=num_faces, limit=num_faces)
     data.setup("predict")
     return data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0)

@@ -34,11 +34,20 @@ class Streams:
         ids: image ids, one per image.
         num_samples: chains per image.
         device: where numbers are made.
+        samples: the chains' numbers, in place of 0 .. num_samples - 1.
     """
 
-    def __init__(self, seed: int, ids: Sequence[str], num_samples: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        seed: int,
+        ids: Sequence[str],
+        num_samples: int = 1,
+        device: torch.device | str = "cpu",
+        samples: Sequence[int] | None = None,
+    ) -> None:
         self.seed = seed
-        self.rows = [(image_id, sample) for sample in range(num_samples) for image_id in ids]
+        numbers = range(num_samples) if samples is None else samples
+        self.rows = [(image_id, sample) for sample in numbers for image_id in ids]
         self.device = torch.device(device)
         self._generators: dict[str, list[torch.Generator]] = {}
 

@@ -43,6 +43,7 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
         *(f"{SAMPLER}.warm_start.init_args.{RESPACING}", "3"),
         *(f"{SAMPLER}.reverse.init_args.{RESPACING}", "10"),
     ],
+    "demo_kinetic": FEW_LEVELS,
     "paper": [
         *FEW_LEVELS,
         *(f"{SAMPLER}.warm_start.init_args.{RESPACING}", "3"),

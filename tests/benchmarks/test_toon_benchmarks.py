@@ -12,11 +12,13 @@ import torch
 
 from benchmarks import learned_prior as judging
 from benchmarks.compare import compare
+from benchmarks.cost import cost, unmeasured_std
 from benchmarks.learned_prior import learned_prior
 from benchmarks.step_size import Outcome, step_size
 from datamodules import training
 from posterior import UserError
 from posterior.metrics.features import kernel_distance
+from posterior.operators import Inpainting
 from posterior.priors import DiffusionPrior, UNet
 
 pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
@@ -130,3 +132,54 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
         compare([tmp_path])
     with pytest.raises(UserError, match="a/dps has no 'best' among sample, mean"):
         compare([Path("a/dps")], kind="best")
+
+
+@pytest.mark.usefixtures("lpips_weights")
+def test_quality_against_cost_is_paired_cached_and_completed(prior, tmp_path, root, capsys):
+    table, output = tmp_path / "table" / "cost.csv", tmp_path / "out"
+    settings = {
+        "num_faces": 4,
+        "mean_faces": 2,
+        "num_samples": 3,
+        "budgets": (10,),
+        "dps_steps": 4,
+        "num_levels": 5,
+        "batch_size": 3,
+        "held_out": root / "datamodules" / "toon_faces32.npz",
+    }
+    rows = cost(prior, output, table, only=["DPS", "kinetic"], **settings)
+    assert len(rows) == 3 * 2 * 4
+    assert all((row.l2_of_mean is None) == (row.samples == 1) for row in rows)
+    kinetic = [row for row in rows if row.method == "kinetic 10"]
+    assert {(row.forward, row.backward) for row in kinetic} == {(10.0, 0.0)}
+    dps = [row for row in rows if row.method.startswith("DPS")]
+    assert {(row.forward, row.backward) for row in dps} == {(4.0, 4.0)}
+    first = table.read_text()
+    capsys.readouterr()
+    cost(prior, output, table, only=["DPS", "kinetic"], **settings)
+    assert table.read_text() == first
+    assert "chains from" not in capsys.readouterr().err  # nothing was drawn again
+
+    everything = cost(prior, output, table, **settings)
+    assert {row.method for row in everything} == {"DPS 4", "kinetic 10", "first order 10", "paper 5", "smoothed 5"}
+    paper = next(row for row in everything if row.method == "paper 5")
+    assert paper.backward == 4  # of the DPS start
+    report = capsys.readouterr().out
+    assert report.count("+0.0 +- 0.0") == 6  # DPS beside itself, L2 and the mean's, three tasks
+    assert (output / "cost.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="no method is called"):
+        cost(prior, output, table, only=["none"], **settings)
+
+    with torch.no_grad():
+        next(prior.parameters()).add_(0.1)  # another prior: its rows are made again
+    changed = cost(prior, output, table, only=["DPS"], **settings)
+    old, new = ([row for row in rows if row.method == "DPS 4"] for rows in (everything, changed))
+    assert all(a.key != b.key for a, b in zip(old, new, strict=True))
+
+
+def test_what_a_measurement_leaves_open():
+    """Half the pixels seen: the spread of the others counts, that of the seen ones hardly."""
+    x = torch.randn(2000, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(16) % 2).view(1, 1, 4, 4).float()
+    assert unmeasured_std(x, Inpainting(mask, (1, 4, 4)), 0.01) == pytest.approx(0.5**0.5, rel=0.02)
+    assert unmeasured_std(x, Inpainting(torch.ones_like(mask), (1, 4, 4)), 0.01) == pytest.approx(1e-4, rel=0.02)

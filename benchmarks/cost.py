@@ -1,0 +1,476 @@
+"""Quality against cost on the small toon-face tasks under the learned prior."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from benchmarks.step_size import ANCHOR_SIGMA, SIGMA_Y, TASKS, measured_faces
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.metrics import L2, LPIPS, Residual
+from posterior.operators import LinearOperator
+from posterior.priors import DiffusionPrior
+from posterior.random import Streams
+from posterior.samplers import (
+    DPS,
+    AnnealedLangevin,
+    AnnealedSampler,
+    GeometricAnnealing,
+    GeometricSigmas,
+    KineticLangevin,
+    ListedSigmas,
+    ProximalDenoising,
+    PublishedAnnealing,
+    RespacedSigmas,
+    ReverseDiffusion,
+    Sampler,
+)
+
+START_SIGMA = 0.2085
+"""Noise level at diffusion time t = 60, where the proximal start hands over to the chain."""
+SCORE_SIGMA = 0.0632
+"""The same at t = 15, where the chain ends."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler; an annealed one may start from the kept samples of another method."""
+
+    sampler: Sampler
+    start: str | None = None
+
+
+@dataclass
+class Row:
+    """What a method made of one face."""
+
+    method: str
+    task: str
+    face: str
+    key: str
+    """Digest of prior, sampler and measurement: a row of other ones is made again."""
+    samples: int
+    l2: float
+    lpips: float
+    residual: float
+    """Of the first sample."""
+    l2_of_mean: float | None
+    std_unmeasured: float | None
+    """With several samples: rms standard deviation of (A^T A + sigma_y^2)^-1 sigma_y^2 x, what y does not tell."""
+    forward: float
+    backward: float
+    seconds: float
+    """A sample, of this machine."""
+
+
+def cost(
+    prior: DiffusionPrior,
+    output: Path = Path("results/cost"),
+    table: Path = Path("docs/cost.csv"),
+    only: Sequence[str] = (),
+    num_faces: int = 96,
+    mean_faces: int = 16,
+    num_samples: int = 8,
+    budgets: Sequence[int] = (50, 100),
+    dps_steps: int = 1000,
+    num_levels: int = 1000,
+    batch_size: int = 16,
+    held_out: Path = Path("datamodules/toon_faces32.npz"),
+    seed: int = 0,
+) -> list[Row]:
+    """L2, LPIPS, residual, spread and cost of each method on held-out faces; writes cost.png and completes the table.
+
+    Every method sees the same measurements. Rows that the table has, of the same prior, sampler and measurement, are
+    not computed again, so that faces and methods can be added later; samples are kept in the folder. Differences to DPS
+    are paired: over the faces that both have. Prints a Markdown table.
+
+    Args:
+        prior: e.g. configs/prior/toon_faces32.yaml.
+        output: folder of samples and of the picture.
+        table: the .csv, a row a method, task and face.
+        only: beginnings of names of methods to run; all if empty. The report has all that the table has.
+        num_faces: held-out faces.
+        mean_faces: of these, the first so many have ``num_samples`` samples.
+        num_samples: of the mean.
+        budgets: network calls of the kinetic sampler, and of first order from the same start.
+        dps_steps: DPS steps (respaced if fewer than 1000).
+        num_levels: of the paper's composition.
+        batch_size: faces at a time.
+        held_out: the held-out faces.
+        seed: of measurements and samples.
+
+    Raises:
+        UserError: if LPIPS has no weights, or no method has such a name.
+    """
+    lpips = LPIPS("alex", upsample=2)
+    if lpips.unavailable:
+        raise UserError(lpips.unavailable)
+    output.mkdir(parents=True, exist_ok=True)
+    prior.requires_grad_(False)
+    known = {(row.method, row.task, row.face): row for row in read_table(table)}
+    ran = False
+    for task, (family, scale) in TASKS.items():
+        batch = measured_faces(held_out, family, num_faces, seed)
+        assert batch.measurement is not None
+        assert batch.truth is not None
+        work = _Work(prior, batch.measurement, batch.truth, batch.ids, batch.seed, output / _slug(task), batch_size)
+        work.methods = methods(prior, batch.measurement, scale, dps_steps, num_levels, budgets)
+        for name in work.methods:
+            if only and not name.startswith(tuple(only)):
+                continue
+            ran = True
+            for index, face in enumerate(batch.ids):
+                wanted, row = num_samples if index < mean_faces else 1, known.get((name, task, face))
+                if row is None or row.key != work.key(name, index) or row.samples < wanted:
+                    work.draw(name, wanted, [n for n in range(index, num_faces) if (n < mean_faces) == (wanted > 1)])
+                    known[name, task, face] = work.row(name, task, index, wanted, lpips)
+            write_table(table, list(known.values()))
+    if not ran:
+        raise UserError(f"cost: no method is called {list(only)}")
+    rows = list(known.values())
+    report(rows)
+    _draw(rows, output / "cost.png")
+    print(f"picture: {output / 'cost.png'}")
+    return rows
+
+
+def methods(
+    prior: DiffusionPrior,
+    measurement: Measurement,
+    scale: float,
+    dps_steps: int,
+    num_levels: int,
+    budgets: Sequence[int],
+) -> dict[str, Method]:
+    """By name. "paper": the published composition. "smoothed": the same, its score read at 0.08, one denoising step."""
+    norm = measurement.linear_operator("cost").norm_bound()
+    once = ReverseDiffusion(ListedSigmas([0.0]))
+    dps = f"DPS {dps_steps}"
+    paper = AnnealedLangevin(
+        5e-6,
+        schedule=PublishedAnnealing(9 / num_levels, num_levels),
+        reverse=ReverseDiffusion(RespacedSigmas(dps_steps, prior.noise_schedule), clip_denoised=True),
+        anchor_sigma=ANCHOR_SIGMA,
+        clip=True,
+    )
+    smoothed = AnnealedLangevin(
+        1e-3,
+        schedule=paper.schedule,
+        reverse=paper.reverse,
+        anchor_sigma=ANCHOR_SIGMA,
+        score_sigma=0.08,
+        ending=once,
+        clip=True,
+    )
+    found = {
+        dps: Method(DPS(RespacedSigmas(dps_steps, prior.noise_schedule), scale=scale)),
+        f"paper {num_levels}": Method(paper, dps),
+        f"smoothed {num_levels}": Method(smoothed, dps),
+    }
+    for calls in budgets:
+        begin = round(0.29 * calls)
+        steps = calls - 2 - 2 * begin  # one call begins the chain, one ends it
+        start = ProximalDenoising(GeometricSigmas(begin, 3.0, 0.25), num_tries=2)
+        found[f"kinetic {calls}"] = Method(
+            KineticLangevin(
+                0.75,
+                schedule=GeometricAnnealing(steps + 1),
+                reverse=None,
+                warm_start=start,
+                anchor_sigma=START_SIGMA,
+                anchor_term=False,
+                score_sigma=SCORE_SIGMA,
+                score_sigma_top=START_SIGMA,
+                ending=once,
+            )
+        )
+        h = 0.8 * 2 / (1 / SCORE_SIGMA**2 + (norm / SIGMA_Y) ** 2)
+        found[f"first order {calls}"] = Method(
+            AnnealedLangevin(
+                h,
+                averaged_noise=True,
+                schedule=GeometricAnnealing(steps + 2),
+                reverse=None,
+                warm_start=start,
+                anchor_sigma=START_SIGMA,
+                anchor_term=False,
+                score_sigma=SCORE_SIGMA,
+                score_sigma_top=START_SIGMA,
+                ending=once,
+            )
+        )
+    return found
+
+
+@dataclass
+class _Work:
+    """The chains of one task; each is kept in a file of its own."""
+
+    prior: DiffusionPrior
+    measurement: Measurement
+    truth: Tensor
+    ids: Sequence[str]
+    seed: int
+    folder: Path
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.methods: dict[str, Method] = {}
+        self.prior_digest = self.prior.fingerprint()
+
+    def key(self, name: str, index: int) -> str:
+        """Of what a face's chains under a method depend on."""
+        method = self.methods[name]
+        parts = [self.prior_digest, repr(method.sampler), str(self.seed)]
+        if method.start is not None:
+            parts.append(self.key(method.start, index))
+        digest = hashlib.blake2b("\n".join(parts).encode(), digest_size=6)
+        digest.update(self.measurement.y[index].numpy().tobytes())
+        return digest.hexdigest()
+
+    def path(self, name: str, index: int, sample: int) -> Path:
+        return self.folder / _slug(name) / f"{self.ids[index]}.s{sample}.{self.key(name, index)}.npz"
+
+    def draw(self, name: str, num_samples: int, faces: Sequence[int]) -> None:
+        """The samples 0, 1, ... of the first faces that are not there yet, so many as fit a batch."""
+        method = self.methods[name]
+        if method.start is not None:
+            self.draw(method.start, num_samples, faces)
+        for sample in range(num_samples):
+            missing = [n for n in faces[: self.batch_size] if not self.path(name, n, sample).exists()]
+            if not missing:
+                continue
+            rows = torch.tensor(missing)
+            rng = Streams(self.seed, [self.ids[n] for n in missing], samples=[sample])
+            before, begun = (self.prior.cost.forward, self.prior.cost.backward), time.monotonic()
+            x = self._run(method, self.measurement.rows(rows), missing, sample, rng)
+            spent = [
+                (self.prior.cost.forward - before[0]) / len(missing),
+                (self.prior.cost.backward - before[1]) / len(missing),
+                (time.monotonic() - begun) / len(missing),
+            ]
+            for n, image in zip(missing, x, strict=True):
+                path = self.path(name, n, sample)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.savez(path, image=image.numpy(), spent=spent)
+            told = f"{name}, {self.folder.name}: {len(missing)} chains from {self.ids[missing[0]]}, sample {sample}"
+            print(f"{told}, {spent[2]:.2f} s each", file=sys.stderr, flush=True)
+
+    def _run(self, method: Method, measurement: Measurement, faces: Sequence[int], sample: int, rng: Streams) -> Tensor:
+        if method.start is None:
+            return method.sampler(self.prior, measurement, rng)
+        sampler = method.sampler
+        assert isinstance(sampler, AnnealedSampler)
+        assert sampler.anchor_sigma is not None
+        estimate = torch.from_numpy(np.stack([self._load(method.start, n, sample)[0] for n in faces]))
+        anchor = estimate + sampler.anchor_sigma * rng.randn_like("anchor", estimate)
+        return sampler.from_anchor(self.prior, measurement, anchor, rng)
+
+    def _load(self, name: str, index: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        with np.load(self.path(name, index, sample)) as kept:
+            return kept["image"], kept["spent"]
+
+    def row(self, name: str, task: str, index: int, num_samples: int, lpips: LPIPS) -> Row:
+        """Of samples that are all there."""
+        kept = [self._load(name, index, sample) for sample in range(num_samples)]
+        x, spent = torch.from_numpy(np.stack([image for image, _ in kept])), kept[0][1]
+        start = self.methods[name].start
+        if start is not None:
+            spent = spent + self._load(start, index, 0)[1]
+        one = self.measurement.rows(torch.tensor([index]))
+        first, truth = x[:1], self.truth[[index]]
+        l2, distance, residual = (float(metric(first, truth, one)) for metric in (L2(), lpips, Residual()))
+        several = num_samples > 1
+        mean = float(L2()(x.mean(dim=0, keepdim=True), truth, one)) if several else None
+        spread = unmeasured_std(x, one.linear_operator("cost"), SIGMA_Y) if several else None
+        forward, backward, seconds = (float(value) for value in spent)
+        key = self.key(name, index)
+        return Row(
+            name,
+            task,
+            self.ids[index],
+            key,
+            num_samples,
+            l2,
+            distance,
+            residual,
+            mean,
+            spread,
+            forward,
+            backward,
+            seconds,
+        )
+
+
+def unmeasured_std(x: Tensor, operator: LinearOperator, sigma_y: float) -> float:
+    """Rms standard deviation over samples x, (K, C, H, W), of one image, of what a measurement leaves open.
+
+    sigma_y^2 (A^T A + sigma_y^2)^-1 x: a direction that A passes with gain g counts with sigma_y^2 / (g^2 + sigma_y^2).
+    """
+    rows = operator.rows(torch.zeros(len(x), dtype=torch.long))
+    return float((sigma_y**2 * rows.solve(x, sigma_y**2)).var(dim=0).mean().sqrt())
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a table written before; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Row(**{name: _value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
+
+
+def _value(name: str, text: str) -> Any:
+    if name in ("method", "task", "face", "key"):
+        return text
+    return (int(text) if name == "samples" else float(text)) if text else None
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """By method, task and face, six digits a number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(asdict(rows[0]))
+        for row in sorted(rows, key=lambda row: (row.method, row.task, row.face)):
+            writer.writerow([f"{v:.6g}" if isinstance(v, float | int) else v for v in asdict(row).values()])
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A method on a task; pairs of (mean, half width of its 95 % interval)."""
+
+    count: int
+    l2: tuple[float, float]
+    """Paired difference to DPS, in % of DPS's mean on the same faces."""
+    lpips: tuple[float, float]
+    """Paired difference to DPS."""
+    residual: tuple[float, float]
+    l2_of_mean: tuple[float, float] | None
+    """As ``l2``, of the means of several samples."""
+    std_unmeasured: tuple[float, float] | None
+    forward: float
+    backward: float
+    seconds: float
+
+
+def summary(rows: Sequence[Row], dps: Sequence[Row]) -> Summary:
+    """Of one method on one task, beside DPS on the same."""
+    base = {row.face: row for row in dps}
+    pairs = [(row, base[row.face]) for row in rows if row.face in base]
+    means = [(a.l2_of_mean, b.l2_of_mean) for a, b in pairs if a.l2_of_mean is not None and b.l2_of_mean is not None]
+    spreads = [row.std_unmeasured for row in rows if row.std_unmeasured is not None]
+    return Summary(
+        len(pairs),
+        _relative([(a.l2, b.l2) for a, b in pairs]),
+        _interval([a.lpips - b.lpips for a, b in pairs]),
+        _interval([a.residual for a, _ in pairs]),
+        _relative(means) if means else None,
+        _interval(spreads) if spreads else None,
+        *(float(np.mean([getattr(a, name) for a, _ in pairs])) for name in ("forward", "backward", "seconds")),
+    )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return float(np.mean(values)), half
+
+
+def _relative(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    base = float(np.mean([b for _, b in pairs]))
+    middle, half = _interval([a - b for a, b in pairs])
+    return 100 * middle / base, 100 * half / base
+
+
+def summaries(rows: Sequence[Row]) -> dict[tuple[str, str], Summary]:
+    """(task, method) -> summary, DPS first."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.task, row.method), []).append(row)
+    found = {}
+    for task in dict.fromkeys(task for task, _ in grouped):
+        names = [method for other, method in grouped if other == task]
+        dps = next((name for name in names if name.startswith("DPS")), None)
+        if dps is None:
+            raise UserError(f"cost: the table has no row of DPS for {task}, which the others are paired with")
+        for name in sorted(names, key=lambda name: (name != dps, name.split()[0], int(name.split()[-1]))):
+            found[task, name] = summary(grouped[task, name], grouped[task, dps])
+    return found
+
+
+def report(rows: Sequence[Row]) -> None:
+    """Print the summaries as a Markdown table."""
+    print(
+        "| task | method | faces | L2 vs DPS, % | LPIPS vs DPS | residual | L2 of mean vs DPS's, % | std unmeasured |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for (task, method), found in summaries(rows).items():
+        cells = [
+            f"{method} ({found.forward:.0f} + {found.backward:.0f}, {found.seconds:.2f} s)",
+            str(found.count),
+            _spelt(found.l2, 1, "+"),
+            _spelt(found.lpips, 4, "+"),
+            _spelt(found.residual, 3),
+            _spelt(found.l2_of_mean, 1, "+"),
+            _spelt(found.std_unmeasured, 4),
+        ]
+        print(f"| {task} | {' | '.join(cells)} |")
+
+
+def _spelt(value: tuple[float, float] | None, digits: int, sign: str = "") -> str:
+    return "-" if value is None else f"{value[0]:{sign}.{digits}f} +- {value[1]:.{digits}f}"
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """A column a task, a row a measure, over network calls; DPS dashed."""
+    found = summaries(rows)
+    tasks = list(dict.fromkeys(task for task, _ in found))
+    measures = {
+        "l2": "L2 vs DPS, %",
+        "lpips": "LPIPS vs DPS",
+        "residual": "residual",
+        "std_unmeasured": "std unmeasured",
+        "l2_of_mean": "L2 of mean vs DPS's, %",
+    }
+    figure = Figure(figsize=(4.4 * len(tasks), 2.7 * len(measures)), layout="constrained")
+    panels = figure.subplots(len(measures), len(tasks), squeeze=False)
+    for column, task in enumerate(tasks):
+        for axes, (measure, title) in zip(panels[:, column], measures.items(), strict=True):
+            _panel(axes, {name: s for (other, name), s in found.items() if other == task}, measure)
+            axes.set(xscale="log", ylabel=title if column == 0 else "")
+        panels[0, column].set_title(task)
+        panels[-1, column].set_xlabel("network calls, forward + backward")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.savefig(path, dpi=90)
+
+
+def _panel(axes: Axes, found: dict[str, Summary], measure: str) -> None:
+    curves: dict[str, list[tuple[float, tuple[float, float]]]] = {}
+    for name, one in found.items():
+        value = getattr(one, measure)
+        if value is not None:
+            curves.setdefault(name.rsplit(" ", 1)[0], []).append((one.forward + one.backward, value))
+    for number, (name, points) in enumerate(curves.items()):
+        calls, middle, half = zip(*((call, *pair) for call, pair in points), strict=True)
+        axes.errorbar(calls, middle, half, marker="o", capsize=3, color=f"C{number}", label=name)
+    reference = 1.0 if measure == "residual" else curves["DPS"][0][1][0] if "DPS" in curves else 0.0
+    axes.axhline(reference, linestyle="--", color="grey", linewidth=1)
