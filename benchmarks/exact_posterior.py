@@ -178,7 +178,7 @@ def _line(row: Row) -> str:
         return "   - " if value is None else f"{value:5.2f}"
 
     return (
-        f"{row.problem:23s} {row.task:14s} {row.sampler:12s} {row.target:8s} calls {row.forward:5.0f} + "
+        f"{row.problem:29s} {row.task:14s} {row.sampler:26s} {row.target:8s} calls {row.forward:5.0f} + "
         f"{row.backward:4.0f}  W2 / floor {row.ratio:7.3f} +- {row.ratio_se:.3f}  std measured "
         f"{ratio(row.std_measured)} unmeasured {ratio(row.std_unmeasured)} bands {row.std_bands}  modes "
         f"{ratio(row.mode_error)}  L2 {row.l2_ratio:.3f}  MMD rejects {row.mmd_rejected:.2f}  {row.seconds:.0f} s"

@@ -194,9 +194,10 @@ def _ring_target(
 def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Callable[[], Problem]]:
     """All of them, by name; a file is read when its problem is made."""
 
-    def small() -> Problem:
+    def small(anchor_sigma: float, calls: tuple[int, ...]) -> Problem:
         prior = random_mixture(6, stream(seed, "mixture", -1, "prior"))
-        return mixture_problem(prior, {"projection": projection(8, (2, 4, 4))}, 0.1)
+        tasks = {"projection": projection(8, (2, 4, 4))}
+        return mixture_problem(prior, tasks, 0.1, anchor_sigma=anchor_sigma, calls=calls)
 
     def toon() -> Problem:
         prior = GaussianMixturePrior.from_file(toon_mixture)
@@ -217,7 +218,8 @@ def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Calla
         return mixture_problem(prior, tasks, 0.1, anchor_sigma=0.2, num_measurements=4, calls=(100, 300))
 
     return {
-        "mixture, d = 32": small,
+        "mixture, d = 32": partial(small, 0.3, (60, 300, 1000)),
+        "mixture, d = 32, loose anchor": partial(small, 1.0, (60, 100, 1000)),
         "toon mixture, d = 3072": toon,
         "Gaussian field, 64x64": wide,
         "ring": ring_problem,
@@ -227,6 +229,7 @@ def problems(toon_mixture: Path, toon_field: Path, seed: int) -> dict[str, Calla
 
 SMOKE: dict[str, dict[str, object]] = {
     "mixture, d = 32": {"num_samples": 100, "calls": (50,), "num_measurements": 2, "num_sets": 4},
+    "mixture, d = 32, loose anchor": {"num_samples": 100, "calls": (50,), "num_measurements": 2, "num_sets": 4},
     "toon mixture, d = 3072": {"num_samples": 16, "calls": (20,), "num_measurements": 1, "num_sets": 4},
     "Gaussian field, 64x64": {"num_samples": 8, "calls": (20,), "num_measurements": 1, "num_sets": 4},
     "ring": {"num_samples": 200, "calls": (50,), "num_measurements": 2, "num_sets": 4},
