@@ -245,13 +245,13 @@ class _Work:
         return self.folder / _slug(name) / f"{self.ids[index]}.s{sample}.{self.key(name, index)}.npz"
 
     def draw(self, name: str, num_samples: int, faces: Sequence[int]) -> None:
-        """The samples 0, 1, ... of the first faces that are not there yet, so many as fit a batch."""
+        """The first face's samples 0, 1, ..., where they are not there yet, with the faces' after it that fill a batch."""
         method = self.methods[name]
         if method.start is not None:
             self.draw(method.start, num_samples, faces)
         for sample in range(num_samples):
             missing = [n for n in faces[: self.batch_size] if not self.path(name, n, sample).exists()]
-            if not missing:
+            if faces[0] not in missing:
                 continue
             rows = torch.tensor(missing)
             rng = Streams(self.seed, [self.ids[n] for n in missing], samples=[sample])
