@@ -245,7 +245,7 @@ class _Work:
         return self.folder / _slug(name) / f"{self.ids[index]}.s{sample}.{self.key(name, index)}.npz"
 
     def draw(self, name: str, num_samples: int, faces: Sequence[int]) -> None:
-        """The first face's samples that are not there yet, each together with those of the faces after it, in a batch."""
+        """The first face's samples that are not there yet, each in a batch with those of the next faces."""
         method = self.methods[name]
         if method.start is not None:
             self.draw(method.start, num_samples, faces)

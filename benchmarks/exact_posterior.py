@@ -421,5 +421,6 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
         axes.axhline(1.0, linestyle="--", color="black", label="floor: two exact sets")
         axes.set(xscale="log", yscale="log", title=f"{problem}: {task}")
         axes.set(xlabel="network calls a sample", ylabel="sliced W2 / floor")
-    panels[0].legend(fontsize="x-small")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=90)
