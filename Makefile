@@ -10,7 +10,7 @@ TASKS := random_inpainting super_resolution gaussian_deblurring
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[faces,test]'
 	touch $@
 
-DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin)
+DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin $(task)_kinetic)
 
 demo: .venv/installed
 	for demo in $(DEMOS); do $(BIN)/python lightning_cli.py predict --config configs/demo/$$demo.yaml || exit $$?; done
