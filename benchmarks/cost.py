@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from benchmarks.step_size import ANCHOR_SIGMA, SIGMA_Y, TASKS, measured_faces
+from benchmarks.tables import read_rows, write_rows
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics import L2, LPIPS, Residual
@@ -60,8 +60,10 @@ class Row:
     method: str
     task: str
     face: str
+    case: str
+    """Digest of prior, seed and measurement: only rows of the same case are compared."""
     key: str
-    """Digest of prior, sampler and measurement: a row of other ones is made again."""
+    """Digest of the sampler, and of that of its start: a row of another one is made again."""
     samples: int
     l2: float
     lpips: float
@@ -95,7 +97,7 @@ def cost(
 
     Every method sees the same measurements. Rows that the table has, of the same prior, sampler and measurement, are
     not computed again, so that faces and methods can be added later; samples are kept in the folder. Differences to DPS
-    are paired: over the faces that both have. Prints a Markdown table.
+    are paired: over the faces that both have, rows of other priors or measurements left out. Prints a Markdown table.
 
     Args:
         prior: e.g. configs/prior/toon_faces32.yaml.
@@ -113,15 +115,18 @@ def cost(
         seed: of measurements and samples.
 
     Raises:
-        UserError: if LPIPS has no weights, or no method has such a name.
+        UserError: if LPIPS has no weights, no method has such a name, or DPS is neither run nor in the table.
     """
     lpips = LPIPS("alex", upsample=2)
     if lpips.unavailable:
         raise UserError(lpips.unavailable)
     output.mkdir(parents=True, exist_ok=True)
     prior.requires_grad_(False)
-    known = {(row.method, row.task, row.face): row for row in read_table(table)}
-    ran = False
+    known = {(row.method, row.task, row.face): row for row in read_rows(table, Row)}
+    baseline = f"DPS {dps_steps}"
+    if only and not baseline.startswith(tuple(only)) and not any(name == baseline for name, _, _ in known):
+        raise UserError(f"cost: the table {table} has no row of {baseline}, which others are paired with: run it too")
+    ran, shown = False, []
     for task, (family, scale) in TASKS.items():
         batch = measured_faces(held_out, family, num_faces, seed)
         assert batch.measurement is not None
@@ -134,17 +139,21 @@ def cost(
             ran = True
             for index, face in enumerate(batch.ids):
                 wanted, row = num_samples if index < mean_faces else 1, known.get((name, task, face))
-                if row is None or row.key != work.key(name, index) or row.samples < wanted:
-                    work.draw(name, wanted, [n for n in range(index, num_faces) if (n < mean_faces) == (wanted > 1)])
+                own = (work.case(index), work.key(name))
+                if row is None or (row.case, row.key) != own or row.samples < wanted:
+                    end = mean_faces if index < mean_faces else len(batch.ids)
+                    work.draw(name, wanted, range(index, min(end, len(batch.ids))))
                     known[name, task, face] = work.row(name, task, index, wanted, lpips)
-            write_table(table, list(known.values()))
+            write_rows(table, [known[place] for place in sorted(known)])
+        cases = {face: work.case(index) for index, face in enumerate(batch.ids)}
+        shown += [row for row in known.values() if row.task == task and cases.get(row.face) == row.case]
     if not ran:
         raise UserError(f"cost: no method is called {list(only)}")
-    rows = list(known.values())
-    report(rows)
-    _draw(rows, output / "cost.png")
+    found = summaries(shown, baseline)
+    report(found)
+    _plot(found, output / "cost.png")
     print(f"picture: {output / 'cost.png'}")
-    return rows
+    return shown
 
 
 def methods(
@@ -231,43 +240,50 @@ class _Work:
         self.methods: dict[str, Method] = {}
         self.prior_digest = self.prior.fingerprint()
 
-    def key(self, name: str, index: int) -> str:
-        """Of what a face's chains under a method depend on."""
-        method = self.methods[name]
-        parts = [self.prior_digest, repr(method.sampler), str(self.seed)]
-        if method.start is not None:
-            parts.append(self.key(method.start, index))
-        digest = hashlib.blake2b("\n".join(parts).encode(), digest_size=6)
-        digest.update(self.measurement.y[index].numpy().tobytes())
+    def case(self, index: int) -> str:
+        """Digest of what every method of a face shares."""
+        digest = hashlib.blake2b(f"{self.prior_digest}/{self.seed}/".encode(), digest_size=6)
+        digest.update(self.measurement.y[index].cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def key(self, name: str) -> str:
+        """Digest of a method's settings."""
+        method = self.methods[name]
+        start = "" if method.start is None else self.key(method.start)
+        return hashlib.blake2b(f"{method.sampler!r}/{start}".encode(), digest_size=6).hexdigest()
+
     def path(self, name: str, index: int, sample: int) -> Path:
-        return self.folder / _slug(name) / f"{self.ids[index]}.s{sample}.{self.key(name, index)}.npz"
+        return self.folder / _slug(name) / f"{self.ids[index]}.s{sample}.{self.case(index)}.{self.key(name)}.npz"
 
     def draw(self, name: str, num_samples: int, faces: Sequence[int]) -> None:
         """The first face's samples that are not there yet, each in a batch with those of the next faces."""
-        method = self.methods[name]
-        if method.start is not None:
-            self.draw(method.start, num_samples, faces)
         for sample in range(num_samples):
-            missing = [n for n in faces[: self.batch_size] if not self.path(name, n, sample).exists()]
-            if faces[0] not in missing:
-                continue
-            rows = torch.tensor(missing)
-            rng = Streams(self.seed, [self.ids[n] for n in missing], samples=[sample])
-            before, begun = (self.prior.cost.forward, self.prior.cost.backward), time.monotonic()
-            x = self._run(method, self.measurement.rows(rows), missing, sample, rng)
-            spent = [
-                (self.prior.cost.forward - before[0]) / len(missing),
-                (self.prior.cost.backward - before[1]) / len(missing),
-                (time.monotonic() - begun) / len(missing),
-            ]
-            for n, image in zip(missing, x, strict=True):
-                path = self.path(name, n, sample)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(path, image=image.numpy(), spent=spent)
-            told = f"{name}, {self.folder.name}: {len(missing)} chains from {self.ids[missing[0]]}, sample {sample}"
-            print(f"{told}, {spent[2]:.2f} s each", file=sys.stderr, flush=True)
+            if not self.path(name, faces[0], sample).exists():
+                self._draw(name, sample, faces[: self.batch_size])
+
+    def _draw(self, name: str, sample: int, faces: Sequence[int]) -> None:
+        """One sample of each of the faces that have none."""
+        method, missing = self.methods[name], [n for n in faces if not self.path(name, n, sample).exists()]
+        if not missing:
+            return
+        if method.start is not None:
+            self._draw(method.start, sample, missing)
+        rng = Streams(self.seed, [self.ids[n] for n in missing], samples=[sample])
+        before, begun = (self.prior.cost.forward, self.prior.cost.backward), time.monotonic()
+        x = self._run(method, self.measurement.rows(torch.tensor(missing)), missing, sample, rng)
+        spent = [
+            (self.prior.cost.forward - before[0]) / len(missing),
+            (self.prior.cost.backward - before[1]) / len(missing),
+            (time.monotonic() - begun) / len(missing),
+        ]
+        for n, image in zip(missing, x, strict=True):
+            path = self.path(name, n, sample)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".partial.{path.name}")
+            np.savez(partial, image=image.cpu().numpy(), spent=spent)
+            partial.replace(path)
+        told = f"{name}, {self.folder.name}: {len(missing)} chains from {self.ids[missing[0]]}, sample {sample}"
+        print(f"{told}, {spent[2]:.2f} s each", file=sys.stderr, flush=True)
 
     def _run(self, method: Method, measurement: Measurement, faces: Sequence[int], sample: int, rng: Streams) -> Tensor:
         if method.start is None:
@@ -297,12 +313,12 @@ class _Work:
         mean = float(L2()(x.mean(dim=0, keepdim=True), truth, one)) if several else None
         spread = unmeasured_std(x, one.linear_operator("cost"), SIGMA_Y) if several else None
         forward, backward, seconds = (float(value) for value in spent)
-        key = self.key(name, index)
         return Row(
             name,
             task,
             self.ids[index],
-            key,
+            self.case(index),
+            self.key(name),
             num_samples,
             l2,
             distance,
@@ -322,32 +338,6 @@ def unmeasured_std(x: Tensor, operator: LinearOperator, sigma_y: float) -> float
     """
     rows = operator.rows(torch.zeros(len(x), dtype=torch.long))
     return float((sigma_y**2 * rows.solve(x, sigma_y**2)).var(dim=0).mean().sqrt())
-
-
-def read_table(path: Path) -> list[Row]:
-    """The rows of a table written before; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Row(**{name: _value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
-
-
-def _value(name: str, text: str) -> Any:
-    if name in ("method", "task", "face", "key"):
-        return text
-    return (int(text) if name == "samples" else float(text)) if text else None
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """By method, task and face, six digits a number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(asdict(rows[0]))
-        for row in sorted(rows, key=lambda row: (row.method, row.task, row.face)):
-            writer.writerow([f"{v:.6g}" if isinstance(v, float | int) else v for v in asdict(row).values()])
-    partial.replace(path)
 
 
 @dataclass(frozen=True)
@@ -372,7 +362,11 @@ def summary(rows: Sequence[Row], dps: Sequence[Row]) -> Summary:
     """Of one method on one task, beside DPS on the same."""
     base = {row.face: row for row in dps}
     pairs = [(row, base[row.face]) for row in rows if row.face in base]
-    means = [(a.l2_of_mean, b.l2_of_mean) for a, b in pairs if a.l2_of_mean is not None and b.l2_of_mean is not None]
+    means = [
+        (a.l2_of_mean, b.l2_of_mean)
+        for a, b in pairs
+        if a.l2_of_mean is not None and b.l2_of_mean is not None and a.samples == b.samples
+    ]
     spreads = [row.std_unmeasured for row in rows if row.std_unmeasured is not None]
     return Summary(
         len(pairs),
@@ -396,37 +390,36 @@ def _relative(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return 100 * middle / base, 100 * half / base
 
 
-def summaries(rows: Sequence[Row]) -> dict[tuple[str, str], Summary]:
-    """(task, method) -> summary, DPS first."""
+def summaries(rows: Sequence[Row], baseline: str) -> dict[tuple[str, str], Summary]:
+    """(task, method) -> summary, the baseline first; a method without a face in common with it is left out."""
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row.task, row.method), []).append(row)
     found = {}
-    for task in dict.fromkeys(task for task, _ in grouped):
+    for task in dict.fromkeys(row.task for row in rows):
+        dps = grouped.get((task, baseline), [])
         names = [method for other, method in grouped if other == task]
-        dps = next((name for name in names if name.startswith("DPS")), None)
-        if dps is None:
-            raise UserError(f"cost: the table has no row of DPS for {task}, which the others are paired with")
-        for name in sorted(names, key=lambda name: (name != dps, name.split()[0], int(name.split()[-1]))):
-            found[task, name] = summary(grouped[task, name], grouped[task, dps])
+        for name in sorted(names, key=lambda name: (name != baseline, name.rsplit(" ", 1)[0], int(name.split()[-1]))):
+            if {row.face for row in grouped[task, name]} & {row.face for row in dps}:
+                found[task, name] = summary(grouped[task, name], dps)
     return found
 
 
-def report(rows: Sequence[Row]) -> None:
+def report(found: dict[tuple[str, str], Summary]) -> None:
     """Print the summaries as a Markdown table."""
     print(
         "| task | method | faces | L2 vs DPS, % | LPIPS vs DPS | residual | L2 of mean vs DPS's, % | std unmeasured |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (task, method), found in summaries(rows).items():
+    for (task, method), one in found.items():
         cells = [
-            f"{method} ({found.forward:.0f} + {found.backward:.0f}, {found.seconds:.2f} s)",
-            str(found.count),
-            _spelt(found.l2, 1, "+"),
-            _spelt(found.lpips, 4, "+"),
-            _spelt(found.residual, 3),
-            _spelt(found.l2_of_mean, 1, "+"),
-            _spelt(found.std_unmeasured, 4),
+            f"{method} ({one.forward:.0f} + {one.backward:.0f}, {one.seconds:.2f} s)",
+            str(one.count),
+            _spelt(one.l2, 1, "+"),
+            _spelt(one.lpips, 4, "+"),
+            _spelt(one.residual, 3),
+            _spelt(one.l2_of_mean, 1, "+"),
+            _spelt(one.std_unmeasured, 4),
         ]
         print(f"| {task} | {' | '.join(cells)} |")
 
@@ -439,9 +432,8 @@ def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def _draw(rows: Sequence[Row], path: Path) -> None:
+def _plot(found: dict[tuple[str, str], Summary], path: Path) -> None:
     """A column a task, a row a measure, over network calls; DPS dashed."""
-    found = summaries(rows)
     tasks = list(dict.fromkeys(task for task, _ in found))
     measures = {
         "l2": "L2 vs DPS, %",
@@ -451,26 +443,28 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
         "l2_of_mean": "L2 of mean vs DPS's, %",
     }
     figure = Figure(figsize=(4.4 * len(tasks), 2.7 * len(measures)), layout="constrained")
+    names = dict.fromkeys(name.rsplit(" ", 1)[0] for _, name in found)
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
     panels = figure.subplots(len(measures), len(tasks), squeeze=False)
     for column, task in enumerate(tasks):
         for axes, (measure, title) in zip(panels[:, column], measures.items(), strict=True):
-            _panel(axes, {name: s for (other, name), s in found.items() if other == task}, measure)
+            _panel(axes, {name: s for (other, name), s in found.items() if other == task}, measure, colours)
             axes.set(xscale="log", ylabel=title if column == 0 else "")
         panels[0, column].set_title(task)
         panels[-1, column].set_xlabel("network calls, forward + backward")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    lines = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in colours.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
     figure.savefig(path, dpi=90)
 
 
-def _panel(axes: Axes, found: dict[str, Summary], measure: str) -> None:
+def _panel(axes: Axes, found: dict[str, Summary], measure: str, colours: dict[str, str]) -> None:
     curves: dict[str, list[tuple[float, tuple[float, float]]]] = {}
     for name, one in found.items():
         value = getattr(one, measure)
         if value is not None:
             curves.setdefault(name.rsplit(" ", 1)[0], []).append((one.forward + one.backward, value))
-    for number, (name, points) in enumerate(curves.items()):
+    for name, points in curves.items():
         calls, middle, half = zip(*((call, *pair) for call, pair in points), strict=True)
-        axes.errorbar(calls, middle, half, marker="o", capsize=3, color=f"C{number}", label=name)
+        axes.errorbar(calls, middle, half, marker="o", capsize=3, color=colours[name])
     reference = 1.0 if measure == "residual" else curves["DPS"][0][1][0] if "DPS" in curves else 0.0
     axes.axhline(reference, linestyle="--", color="grey", linewidth=1)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import scipy.stats
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.pooled import PooledStreams
 from benchmarks.problems import SMOKE, Make, Problem, Target, problems
+from benchmarks.tables import read_rows, write_rows
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import (
@@ -45,10 +44,9 @@ DRAW_STEPS = 100
 """Steps of reverse diffusion that draw X_1."""
 STEP_FRACTIONS = (0.05, 0.1, 0.3)
 """Langevin's step over its limit of stability, 2 / L: to choose from."""
-AVERAGED_FRACTION = 0.8
-"""The same where the noise is averaged: no bias in Gaussian directions, so near the limit."""
-KINETIC_FRACTION = 0.75
-"""The same of second-order dynamics, whose limit is 2 / sqrt(L)."""
+AVERAGED_FRACTION, KINETIC_FRACTION = 0.8, 0.75
+"""The same of samplers that do not choose: averaged noise has no bias in Gaussian directions and runs near the limit;
+second order's limit is 2 / sqrt(L)."""
 MATRIX_LIMIT = 4096
 """Dimension up to which A is written out to find its measured directions."""
 
@@ -79,6 +77,8 @@ class Row:
     dps_scale: float | None
     step_fraction: float | None
     seconds: float
+    seed: int
+    smoke: bool
 
     def half_width(self) -> float:
         """Of the 95 % interval of the ratio, by Student's t over measurements; NaN (nothing is drawn) with one."""
@@ -131,7 +131,7 @@ def exact_posterior(
         seed: of everything.
 
     Raises:
-        UserError: if no problem has such a name.
+        UserError: if no problem has such a name, or the folder's table has rows of another seed or size.
     """
     output.mkdir(parents=True, exist_ok=True)
     chosen = {
@@ -142,35 +142,21 @@ def exact_posterior(
     if not chosen:
         raise UserError(f"exact-posterior: no problem is called {list(only)}")
     table = output / "exact_posterior.csv"
-    kept = [row for row in _read(table) if row.problem not in chosen]
-    rows: list[Row] = []
+    rows = read_rows(table, Row)
+    if any((row.seed, row.smoke) != (seed, smoke) for row in rows):
+        raise UserError(f"{table} has rows of another seed or size: choose another output")
+    found: list[Row] = []
     for name, problem in chosen.items():
         for task, make in problem.tasks.items():
-            found = run_task(problem, name, task, make, (0.5,) if smoke else dps_scales, seed)
-            rows += found
-            for row in found:
+            of_task = run_task(problem, name, task, make, (0.5,) if smoke else dps_scales, seed, smoke)
+            for row in of_task:
                 print(_line(row), flush=True)
-            with table.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(asdict(rows[0])))
-                writer.writeheader()
-                writer.writerows(asdict(row) for row in kept + rows)
-    _draw(kept + rows, output / "exact_posterior.png")
+            found += of_task
+            rows = [row for row in rows if (row.problem, row.task) != (name, task)] + of_task
+            write_rows(table, rows)
+    _draw(rows, output / "exact_posterior.png")
     print(f"picture: {output / 'exact_posterior.png'}")
-    return rows
-
-
-def _read(path: Path) -> list[Row]:
-    """The rows of a table written before; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Row(**{name: _value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
-
-
-def _value(name: str, text: str) -> Any:
-    if name in ("problem", "task", "sampler", "target", "std_bands"):
-        return text
-    return (int(text) if name == "measurements" else float(text)) if text else None
+    return found
 
 
 def _line(row: Row) -> str:
@@ -185,13 +171,16 @@ def _line(row: Row) -> str:
     )
 
 
-def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int) -> list[Row]:
+def run_task(
+    problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int, smoke: bool = False
+) -> list[Row]:
     """Every sampler at every budget, over the problem's measurements."""
     few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
     fractions = STEP_FRACTIONS if len(dps_scales) > 1 else STEP_FRACTIONS[-1:]
     case = Case.draw(few, f"{name} {task} tuning", make, seed, tuning=True)
     chosen = {calls: case.tuned(calls, dps_scales, fractions) for calls in problem.calls}
     found: dict[tuple[str, str], _Sums] = {}
+    fixed = {"DPS": None, "Algorithm 2, averaged": AVERAGED_FRACTION, "kinetic": KINETIC_FRACTION}
     for number in range(problem.num_measurements):
         case = Case.draw(problem, f"{name} {task} {number}", make, seed)
         for which, target in case.exact.items():
@@ -209,16 +198,14 @@ def run_task(problem: Problem, name: str, task: str, make: Make, dps_scales: Seq
                     "backward": (cost.backward - before.backward) / problem.num_samples,
                     "seconds": time.monotonic() - start,
                     "dps_scale": chosen[calls][0] if sampler in ("DPS", "Algorithm 3") else None,
-                    "step_fraction": {"DPS": None, "kinetic": None, "Algorithm 2, averaged": AVERAGED_FRACTION}.get(
-                        sampler, chosen[calls][1]
-                    ),
+                    "step_fraction": fixed.get(sampler, chosen[calls][1]),
                 }
                 sums = found.setdefault((f"{sampler} {calls}", f"p(x|{which})"), _Sums())
                 sums.add(**spent, **case.judge(samples, which, case.exact[which].sets))
-    return [_row(name, task, sampler, target, sums) for (sampler, target), sums in found.items()]
+    return [_row(name, task, sampler, target, sums, seed, smoke) for (sampler, target), sums in found.items()]
 
 
-def _row(name: str, task: str, sampler: str, target: str, sums: _Sums) -> Row:
+def _row(name: str, task: str, sampler: str, target: str, sums: _Sums, seed: int, smoke: bool) -> Row:
     ratios = torch.tensor(sums.columns["ratio"], dtype=torch.float64)
     bands = [sums.mean(f"band{number}") for number in range(3)]
     p_values = sums.columns["mmd_p"]
@@ -243,6 +230,8 @@ def _row(name: str, task: str, sampler: str, target: str, sums: _Sums) -> Row:
         sums.mean("dps_scale"),
         sums.mean("step_fraction"),
         sums.mean("seconds") or 0.0,
+        seed,
+        smoke,
     )
 
 
@@ -339,7 +328,7 @@ def samplers(
         anchors: x0 of each chain, for Algorithm 2.
         calls: Langevin steps, and DPS steps: at most 1000 start Algorithm 3, and there is no row of DPS beyond.
         dps_scale: of DPS.
-        step_fraction: Langevin's step over its limit of stability.
+        step_fraction: Langevin's step over its limit of stability, where that is not fixed.
     """
     prior = problem.prior
     norm = rows.linear_operator("exact-posterior").norm_bound()

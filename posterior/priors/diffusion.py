@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,10 @@ class DiffusionPrior(Prior):
             denoised = x - sigma * mean if self.prediction == "epsilon" else mean
         fraction = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None
         return denoised, fraction
+
+    def fingerprint(self) -> str:
+        settings = f"{super().fingerprint()} {self.prediction} {self.noise_schedule!r}"
+        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def training_error(self, x0: Tensor, noise: Tensor, sigma: np.ndarray) -> Tensor:
         """The network's output on x0 + sigma * noise minus what it should be, (B, C, H, W): its square is the loss.

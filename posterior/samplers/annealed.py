@@ -41,15 +41,15 @@ class AnnealedSampler(Sampler):
         score_sigma: smoothing level >= 0 at which the score is read at the end; None: the prior's sigma_min
             (published). The chain then targets the posterior under the smoothed prior p * N(0, score_sigma^2 I).
         score_sigma_top: the same at the highest level of measurement noise; in between it falls geometrically with
-            that noise. None: score_sigma throughout (published).
+            that noise (by the level's number, where the noise does not fall). None: score_sigma throughout (published).
         ending: reverse diffusion from score_sigma down to 0 that ends the chain; None: the chain's last state is the
             sample (published). With the schedule ``ListedSigmas([0.0])`` it is one denoising step.
         clip: clip the samples to [-1, 1] at the end (published: yes; it biases priors that leave the range).
 
     Raises:
         UserError: if anchor_sigma is not > 0 or a score level is < 0 or rises; if a warm start comes without
-            anchor_sigma; on a call, if anchor_sigma comes without a warm start, or a level is outside the prior's
-            range.
+            anchor_sigma, or neither it nor reverse diffusion is there to begin with; on a call, if anchor_sigma comes
+            without a warm start, or a level is outside the prior's range.
     """
 
     stage: ClassVar[str]
@@ -76,7 +76,7 @@ class AnnealedSampler(Sampler):
         if self.score_sigma_top is not None and not 0 < (self.score_sigma or 0) <= self.score_sigma_top:
             raise UserError(f"{name}: score_sigma_top needs a score_sigma > 0, and not above it")
         if self.reverse is None and self.anchor_sigma is None:
-            raise UserError(f"{name}: without reverse diffusion it needs a warm start and anchor_sigma")
+            raise UserError(f"{name}: without reverse diffusion it starts at an anchor, and needs anchor_sigma")
 
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         self.check(prior, measurement)
@@ -112,7 +112,7 @@ class AnnealedSampler(Sampler):
         levels = self.schedule.levels(measurement, self.schedule_step, self.anchor_sigma)
         own, last = measurement.likelihood.sigma_y**2, levels[-1].variance
         if last > own * (1 + 1e-9):
-            raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2")
+            raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2 = {own:g}")
         return levels
 
     @property
@@ -189,11 +189,14 @@ class AnnealedSampler(Sampler):
         low, last = self.last_score_sigma(prior), levels[-1].variance
         annealed = AnnealedMeasurement.top(measurement, top.variance, rng)
         anchor_precision = 0.0 if anchor is None or self.anchor_sigma is None else self.anchor_sigma**-2
-        for level in levels:
+        for number, level in enumerate(levels, start=1):
             annealed = annealed.lowered(level.variance, rng)
             score_sigma = low
-            if self.score_sigma_top is not None and top.variance > last:
-                share = math.log(level.variance / last) / math.log(top.variance / last)
+            if self.score_sigma_top is not None:
+                if top.variance > last * (1 + 1e-9):
+                    share = math.log(level.variance / last) / math.log(top.variance / last)
+                else:  # the noise does not fall: by the level's number
+                    share = 1 - number / len(levels)
                 score_sigma = low * (self.score_sigma_top / low) ** share
             yield Target(prior, annealed.current, anchor, anchor_precision, score_sigma), level.num_steps
 

@@ -49,18 +49,19 @@ class ProximalDenoising(Sampler):
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         measurement.linear_operator("ProximalDenoising")
         measurement.gaussian_sigma("ProximalDenoising")
-        best, fit = self._attempt(prior, measurement, rng, observe)
-        for _ in range(self.num_tries - 1):
-            x, misfit = self._attempt(prior, measurement, rng, observe)
+        best, fit = self._attempt(0, prior, measurement, rng, observe)
+        for number in range(1, self.num_tries):
+            x, misfit = self._attempt(number, prior, measurement, rng, observe)
             best = torch.where((misfit < fit).view(-1, 1, 1, 1), x, best)
             fit = torch.minimum(misfit, fit)
         return check_finite(best, rng, "proximal denoising")
 
     def _attempt(
-        self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer
+        self, number: int, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer
     ) -> tuple[Tensor, Tensor]:
-        """An estimate, (R, C, H, W), and the residual of its last denoised image, (R,)."""
+        """An estimate, (R, C, H, W), and the residual of its last denoised image, (R,): infinite for NaN."""
         levels = self.schedule.sigmas()
+        steps = len(levels) - 1
         x = initial_noise(measurement.image_shape, levels[0], rng)
         denoised = x
         for index, (sigma, sigma_next) in enumerate(pairwise(levels), start=1):
@@ -69,5 +70,5 @@ class ProximalDenoising(Sampler):
                 denoised = denoised.clamp(-1, 1)
             estimate = measurement.proximal(denoised, sigma)
             x = estimate + sigma_next * rng.randn_like("proximal", x) if sigma_next > 0 else estimate
-            observe("proximal denoising", index, len(levels) - 1, x)
-        return x, measurement.relative_residual(denoised)
+            observe("proximal denoising", number * steps + index, self.num_tries * steps, x)
+        return x, measurement.relative_residual(denoised).nan_to_num(nan=torch.inf)

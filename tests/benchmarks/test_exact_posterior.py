@@ -51,6 +51,11 @@ def test_rows_of_other_problems_stay_in_the_table(tmp_path, root):
         rows = list(csv.DictReader(file))
     assert sorted({row["problem"] for row in rows}) == ["hard instance", "ring"]
     assert len(rows) == 2 * len(first)
+    with pytest.raises(UserError, match="rows of another seed or size"):
+        exact_posterior(tmp_path, missing, missing, only=["ring"], smoke=True, seed=1)
+    (tmp_path / "exact_posterior.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="a table of another kind"):
+        exact_posterior(tmp_path, missing, missing, only=["ring"], smoke=True)
 
 
 def test_no_problem_of_that_name(tmp_path, root):

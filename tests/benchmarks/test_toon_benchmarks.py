@@ -174,7 +174,24 @@ def test_quality_against_cost_is_paired_cached_and_completed(prior, tmp_path, ro
         next(prior.parameters()).add_(0.1)  # another prior: its rows are made again
     changed = cost(prior, output, table, only=["DPS"], **settings)
     old, new = ([row for row in rows if row.method == "DPS 4"] for rows in (everything, changed))
-    assert all(a.key != b.key for a, b in zip(old, new, strict=True))
+    assert all(a.case != b.case for a, b in zip(old, new, strict=True))
+    assert {row.method for row in changed} == {"DPS 4"}  # rows of the other prior are not compared with
+    with pytest.raises(UserError, match="no row of DPS 3"):
+        cost(prior, output, table, only=["kinetic"], **settings | {"dps_steps": 3})
+
+
+@pytest.mark.usefixtures("lpips_weights")
+def test_faces_are_added_later_to_methods_that_start_from_others(prior, tmp_path, root):
+    settings = {
+        "budgets": (),
+        "dps_steps": 4,
+        "num_levels": 5,
+        "num_samples": 1,
+        "held_out": root / "datamodules" / "toon_faces32.npz",
+    }
+    cost(prior, tmp_path / "out", tmp_path / "cost.csv", only=["DPS"], num_faces=1, **settings)
+    rows = cost(prior, tmp_path / "out", tmp_path / "cost.csv", only=["paper"], num_faces=3, **settings)
+    assert sum(row.method == "paper 5" for row in rows) == 9
 
 
 def test_what_a_measurement_leaves_open():

@@ -196,7 +196,7 @@ def test_the_admissible_schedule_of_an_image_does_not_see_its_batch(field):
 )
 def test_a_schedule_that_does_not_fall_to_the_measurements_noise_is_refused(field, variances, message):
     class Wrong(NoAnnealing):
-        def levels(self, measurement, step_size):
+        def levels(self, measurement, step_size, anchor_sigma=None):
             return [Level(variance, 1) for variance in variances]
 
     with pytest.raises(UserError, match=message):

@@ -131,6 +131,17 @@ def test_a_batch_changes_nothing(field):
     torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-4)
 
 
+def test_the_score_level_falls_though_the_noise_does_not():
+    """A measurement so weak that annealing begins at its own noise."""
+    measurement = Measurement(torch.ones(1, *POINT), Dense(0.1 * torch.ones(1, 1), POINT), GaussianNoise(0.5))
+    settings = {"anchor_sigma": 0.4, "score_sigma": 0.1, "score_sigma_top": 0.4}
+    sampler = KineticLangevin(schedule=GeometricAnnealing(3), **settings)
+    levels = sampler.levels(measurement)
+    targets = list(sampler.targets(scalar_prior(), measurement, levels, None, Streams(0, ["a"])))
+    assert [target.measurement.likelihood.sigma_y for target, _ in targets] == pytest.approx([0.5, 0.5])
+    assert [target.score_sigma for target, _ in targets] == pytest.approx([0.2, 0.1])
+
+
 def test_without_reverse_diffusion_the_chain_starts_at_the_anchor(field):
     shape, ids = (3, 12, 12), ["a"]
     operator = GaussianBlur(5, 1.0).realise(shape)
@@ -145,7 +156,7 @@ def test_without_reverse_diffusion_the_chain_starts_at_the_anchor(field):
 
 
 def test_bad_settings_are_refused(field):
-    with pytest.raises(UserError, match="needs a warm start and anchor_sigma"):
+    with pytest.raises(UserError, match="starts at an anchor, and needs anchor_sigma"):
         KineticLangevin(reverse=None)
     for settings in ({"step_fraction": 1.0}, {"friction": -1.0}, {"score_sigma_top": 0.1}, {"score_sigma": -1.0}):
         with pytest.raises(UserError, match="KineticLangevin"):
