@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -193,34 +194,19 @@ def methods(
         begin = round(0.29 * calls)
         steps = calls - 2 - 2 * begin  # one call begins the chain, one ends it
         start = ProximalDenoising(GeometricSigmas(begin, 3.0, 0.25), num_tries=2)
-        found[f"kinetic {calls}"] = Method(
-            KineticLangevin(
-                0.75,
-                schedule=GeometricAnnealing(steps + 1),
-                reverse=None,
-                warm_start=start,
-                anchor_sigma=START_SIGMA,
-                anchor_term=False,
-                score_sigma=SCORE_SIGMA,
-                score_sigma_top=START_SIGMA,
-                ending=once,
-            )
-        )
+        shared: dict[str, Any] = {
+            "reverse": None,
+            "warm_start": start,
+            "anchor_sigma": START_SIGMA,
+            "anchor_term": False,
+            "score_sigma": SCORE_SIGMA,
+            "score_sigma_top": START_SIGMA,
+            "ending": once,
+        }
+        kinetic = KineticLangevin(0.75, schedule=GeometricAnnealing(steps + 1), **shared)
         h = 0.8 * 2 / (1 / SCORE_SIGMA**2 + (norm / SIGMA_Y) ** 2)
-        found[f"first order {calls}"] = Method(
-            AnnealedLangevin(
-                h,
-                averaged_noise=True,
-                schedule=GeometricAnnealing(steps + 2),
-                reverse=None,
-                warm_start=start,
-                anchor_sigma=START_SIGMA,
-                anchor_term=False,
-                score_sigma=SCORE_SIGMA,
-                score_sigma_top=START_SIGMA,
-                ending=once,
-            )
-        )
+        first = AnnealedLangevin(h, averaged_noise=True, schedule=GeometricAnnealing(steps + 2), **shared)
+        found |= {f"kinetic {calls}": Method(kinetic), f"first order {calls}": Method(first)}
     return found
 
 

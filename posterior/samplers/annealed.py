@@ -111,8 +111,9 @@ class AnnealedSampler(Sampler):
         """
         levels = self.schedule.levels(measurement, self.schedule_step, self.anchor_sigma)
         own, last = measurement.likelihood.sigma_y**2, levels[-1].variance
-        if last > own * (1 + 1e-9):
-            raise UserError(f"annealing schedule: ends at {last:g}, above the measurement's sigma_y^2 = {own:g}")
+        if abs(last - own) > 1e-9 * own:
+            side = "above" if last > own else "below"
+            raise UserError(f"annealing schedule: ends at {last:g}, {side} sigma_y^2 = {own:g}")
         return levels
 
     @property
