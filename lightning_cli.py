@@ -28,7 +28,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from datamodules import MeasuredData, TrainingImages
 from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
-from posterior.callbacks.results import write_whole
+from posterior.callbacks.files import write_whole
 from posterior.dps_files import convert
 from posterior.errors import UserError
 from posterior.module import PosteriorSampling

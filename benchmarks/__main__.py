@@ -18,7 +18,9 @@ from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
 from benchmarks.overhead import overhead
 from benchmarks.recipe import recipe_weights
+from benchmarks.reference_features import reference_features
 from benchmarks.step_size import step_size
+from benchmarks.summarise import summarise
 from posterior.errors import UserError
 
 COMMANDS: dict[str, Any] = {
@@ -35,7 +37,9 @@ COMMANDS: dict[str, Any] = {
     "learned-prior": learned_prior,
     "overhead": overhead,
     "recipe-weights": recipe_weights,
+    "reference-features": reference_features,
     "step-size": step_size,
+    "summarise": summarise,
 }
 
 if __name__ == "__main__":

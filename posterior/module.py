@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import defaultdict
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from posterior.batch import Batch, Prediction
 from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.metrics import ImageMetric, MeanOverImages, standard_metrics
+from posterior.metrics import FeatureDistance, ImageMetric, RecordMeans, encode, standard_metrics
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, not_finite
@@ -46,6 +45,7 @@ class PosteriorSampling(pl.LightningModule):
         pick_best: also report, of each image's samples, the one with the smallest residual ("best", which needs no
             truth), and beside it the one nearest to the truth ("oracle"): for problems with ambiguous solutions, such
             as phase retrieval.
+        distances: distances between the set of first samples and a reference set, e.g. FID.
 
     Raises:
         UserError: if num_samples < 1, or pick_best has nothing to pick from.
@@ -58,6 +58,7 @@ class PosteriorSampling(pl.LightningModule):
         num_samples: int = 1,
         metrics: list[ImageMetric] | None = None,
         pick_best: bool = False,
+        distances: list[FeatureDistance] | None = None,
     ) -> None:
         super().__init__()
         if num_samples < 1 + pick_best:
@@ -72,19 +73,19 @@ class PosteriorSampling(pl.LightningModule):
         columns = {"sample": [*names, *COST], "mean": [*names, "std"]}
         if pick_best:
             columns |= {"best": names, "oracle": names}
-        self.means = {kind: {name: MeanOverImages() for name in named} for kind, named in columns.items()}
-        self._mean_modules = nn.ModuleList([mean for means in self.means.values() for mean in means.values()])
+        self.means = RecordMeans(columns)
+        self.distances = [one for one in distances or [] if not one.network.unavailable]
+        self._unavailable = [one.network.unavailable for one in distances or [] if one.network.unavailable]
+        self._distance_modules = nn.ModuleList(self.distances)
         self.observers: list[Observer] = []
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer)
-        for means in self.means.values():
-            for mean in means.values():
-                mean.reset()
+        self.means.reset()
         if self.trainer.is_global_zero:
-            for metric in self.metrics:
-                if metric.unavailable:
-                    log.warning(metric.unavailable)
+            for reason in [*(metric.unavailable for metric in self.metrics), *self._unavailable]:
+                if reason:
+                    log.warning(reason)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         """Samples of one batch with their records; None for an empty batch."""
@@ -104,7 +105,7 @@ class PosteriorSampling(pl.LightningModule):
         good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
         batch, chains = batch.keep(good), chains[:, good]
         records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
-        self.count(records)
+        self.means.count(records)
         return Prediction(batch, chains, records, batch.failed | failed)
 
     def sample(self, measurement: Measurement, rng: Streams) -> Tensor:
@@ -155,13 +156,32 @@ class PosteriorSampling(pl.LightningModule):
             for kind, score in scores.items():
                 for row, number in enumerate(score.argmin(dim=0).tolist()):
                     picked = records[number * len(batch.ids) + row]
-                    values_of = {name: value for name, value in picked.items() if name in self.means[kind]}
+                    values_of = {name: value for name, value in picked.items() if name in self.means.columns[kind]}
                     records.append({"id": picked["id"], "sample": kind, "picked": number} | values_of)
+        if self.distances:
+            self.add_features(records[: len(batch.ids)], chains[0])
+            if self.needs_true_features and batch.truth is not None:
+                truths: list[dict[str, object]] = [{"id": image_id, "sample": "truth"} for image_id in batch.ids]
+                self.add_features(truths, batch.truth)
+                records += truths
         return records
+
+    def add_features(self, records: list[dict[str, object]], images: Tensor) -> None:
+        """Put each image's features into its record."""
+        rows = {distance.name: distance.network(images) for distance in self.distances}
+        for number, record in enumerate(records):
+            record["features"] = {name: encode(features[number]) for name, features in rows.items()}
+
+    @property
+    def needs_true_features(self) -> bool:
+        """Whether the true images are a reference set."""
+        return any(distance.reference is None for distance in self.distances)
 
     def record_labels(self, truth_known: bool) -> set[str]:
         """The values of ``sample`` in the records of a complete image, as text."""
         labels = set(map(str, range(self.num_samples))) | ({"mean"} if self.num_samples > 1 else set())
+        if self.needs_true_features and truth_known:
+            labels.add("truth")
         return labels | ({"best", *(["oracle"] if truth_known else [])} if self.pick_best else set())
 
     def evaluate(self, x: Tensor, batch: Batch) -> dict[str, list[float]]:
@@ -184,22 +204,3 @@ class PosteriorSampling(pl.LightningModule):
                 if not math.isfinite(value):
                     raise UserError(f"image {image_id}: {metric.name} is {value}, which cannot be averaged")
         return values
-
-    def count(self, records: list[dict[str, object]]) -> None:
-        """Add whole images' records (new ones, or a resumed run's) to the means; samples of an image are averaged."""
-        groups: dict[tuple[str, object, str], list[float]] = defaultdict(list)
-        for record in records:
-            kind = str(record["sample"])
-            kind = kind if kind in self.means else "sample"
-            for name, value in record.items():
-                if name in self.means[kind]:
-                    groups[kind, record["id"], name].append(float(str(value)))
-        for (kind, _, name), values in groups.items():
-            self.means[kind][name].update(torch.tensor([sum(values) / len(values)]))
-
-    def summary(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
-        """Means over all ranks' images: of single samples, of the mean of each image's samples, of the picked ones.
-
-        Collective.
-        """
-        return {kind: {name: mean.compute() for name, mean in means.items()} for kind, means in self.means.items()}

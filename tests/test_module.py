@@ -58,7 +58,7 @@ def test_the_summary_counts_each_image_once_over_batches(field):
     for ids in ("a", "bc"):
         two.predict_step(make_batch(ids), 0)
     for kind, name in [("sample", "psnr"), ("mean", "l2"), ("mean", "std")]:
-        whole, parts = one.summary()[kind][name], two.summary()[kind][name]
+        whole, parts = one.means.compute()[kind][name], two.means.compute()[kind][name]
         assert whole["count"] == parts["count"] == 3
         assert whole["mean"] == pytest.approx(parts["mean"], rel=0.05)  # noise here is the batch's own
 
@@ -66,8 +66,8 @@ def test_the_summary_counts_each_image_once_over_batches(field):
 def test_recorded_images_count_like_new_ones(field):
     module, resumed = make_module(field), make_module(field)
     records = module.predict_step(make_batch("ab"), 0).records
-    resumed.count(records)
-    assert resumed.summary() == module.summary()
+    resumed.means.count(records)
+    assert resumed.means.compute() == module.means.compute()
 
 
 def test_costs_are_per_sample(field):
@@ -83,7 +83,7 @@ def test_without_truth_only_residual_and_cost_are_reported(field):
     module = make_module(field, num_samples=2)
     records = module.predict_step(make_batch("ab", truth_known=False), 0).records
     assert set(records[0]) == {"id", "sample", "residual", "nfe_forward", "nfe_backward", "seconds"}
-    summary = module.summary()["sample"]
+    summary = module.means.compute()["sample"]
     assert summary["psnr"]["mean"] is None
     assert summary["residual"]["count"] == 2
 
@@ -106,7 +106,7 @@ def test_a_sampler_that_returns_nan_is_named(field):
     assert prediction.batch.ids == ["a", "c"]
     assert prediction.samples.shape == (2, 2, *SHAPE)
     assert {(r["id"], r["sample"]) for r in prediction.records} == {(i, k) for i in "ac" for k in (0, 1, "mean")}
-    assert module.summary()["sample"]["psnr"]["count"] == 2
+    assert module.means.compute()["sample"]["psnr"]["count"] == 2
 
 
 def test_when_all_images_fail_the_run_stops(field):
@@ -175,7 +175,7 @@ def test_the_best_and_the_oracles_choice_are_among_the_samples(field):
             number = min(range(4), key=lambda k, name=name, samples=samples: samples[k][name])
             expected = {name: samples[number][name] for name in ("l2", "psnr", "residual")}
             assert by_key[image_id, kind] == {"id": image_id, "sample": kind, "picked": number} | expected
-    summary = module.summary()
+    summary = module.means.compute()
     assert summary["best"]["residual"]["mean"] < summary["sample"]["residual"]["mean"]
     assert summary["oracle"]["l2"]["mean"] < summary["sample"]["l2"]["mean"]
     assert summary["oracle"]["l2"]["count"] == 3

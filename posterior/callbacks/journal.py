@@ -47,9 +47,17 @@ class Journal:
         """All records, those of an image together, ordered by image id; an image recorded twice counts once."""
         images: dict[str, dict[str, Record]] = {}
         for record in _lines(self.folder.glob("rank*.jsonl")):
-            if "sample" in record:
+            if {"id", "sample"} <= record.keys():
                 images.setdefault(str(record["id"]), {})[str(record["sample"])] = record
         return [record for _, records in sorted(images.items()) for record in records.values()]
+
+    def begin(self, session: Record) -> None:
+        """Note that a run starts, or goes on, and with what."""
+        self._write(self.folder / "sessions.jsonl", [session])
+
+    def sessions(self) -> list[Record]:
+        """All that `begin` has noted, in order."""
+        return list(_lines(self.folder.glob("sessions.jsonl")))
 
     def fail(self, failed: dict[str, str], rank: int) -> None:
         """Note images of this run that have no samples: id -> reason."""
@@ -57,7 +65,8 @@ class Journal:
 
     def failed(self) -> dict[str, str]:
         """The images that failed in this run: id -> reason, in order of ids."""
-        return {str(r["id"]): str(r["reason"]) for r in sorted(_lines(self.folder.glob("failed*.jsonl")), key=_by_id)}
+        found = [r for r in _lines(self.folder.glob("failed*.jsonl")) if {"id", "reason"} <= r.keys()]
+        return {str(r["id"]): str(r["reason"]) for r in sorted(found, key=_by_id)}
 
     def forget_failures(self) -> None:
         """A new run starts: what failed before is tried again."""
@@ -81,7 +90,7 @@ def _lines(paths: Iterable[Path]) -> Iterator[Record]:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if isinstance(record, dict) and "id" in record:
+            if isinstance(record, dict):
                 yield record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Container
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from posterior.callbacks.files import write_whole
 from posterior.images import to_pixels
 
 STD_RANGE = 0.3
@@ -34,12 +36,16 @@ def sheet(images: Tensor, columns: int = 8, enlarge: int = 2, gap: int = 2) -> n
     return out
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as the content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def save_png(pixels: np.ndarray, path: Path) -> None:
     """Write (H, W, 3) uint8; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(pixels).save(partial, format="PNG")
-    partial.replace(path)
+    write_whole(path, png(pixels))
 
 
 def picture_names(num_samples: int, there: Container[str], most_samples: int = 3) -> dict[str, str]:

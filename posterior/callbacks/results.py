@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import io
-import json
-import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -15,12 +14,16 @@ from typing import Protocol
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 import posterior
 from posterior.batch import Batch, Prediction
+from posterior.callbacks.background import BackgroundWorker
+from posterior.callbacks.files import explained, write_whole
 from posterior.callbacks.journal import Journal, Record
-from posterior.callbacks.pictures import make_grid, picture_names, save_png, std_picture
-from posterior.callbacks.table import format_table
+from posterior.callbacks.pictures import make_grid, picture_names, png, std_picture
+from posterior.callbacks.report import Session, write_report
+from posterior.callbacks.table import format_distances, format_table
 from posterior.errors import UserError
 from posterior.images import to_pixels
 from posterior.module import PosteriorSampling
@@ -40,6 +43,9 @@ class MeasuredImages(Protocol):
 class ResultWriter(pl.Callback):
     """Writes a run's folder: journal, images, per_image.csv, metrics.json, grid.png; resumes what is there.
 
+    Files are written by a thread of its own while the next batch is sampled; at most two batches wait. An image is
+    complete once its records are in the journal, which come last.
+
     Args:
         dir: the run's folder; the same command on the same folder finishes what is missing.
         save_samples: also keep float samples, ``samples/<id>.npy`` (K, C, H, W) float32.
@@ -57,6 +63,7 @@ class ResultWriter(pl.Callback):
         self.grid_images = grid_images
         self.journal = Journal(self.dir / "journal")
         self.records: list[Record] = []
+        self.worker = BackgroundWorker()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, PosteriorSampling)
@@ -71,8 +78,24 @@ class ResultWriter(pl.Callback):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PosteriorSampling)
+        if trainer.is_global_zero:
+            with explained(self.dir):
+                self.journal.begin(self.session(trainer, pl_module).record())
         wanted = set(self.data(trainer).ids)
-        pl_module.count([record for record in self.records if record["id"] in wanted])  # rank 0 has them, others none
+        pl_module.means.count(r for r in self.records if r["id"] in wanted)  # rank 0 has them, others none
+
+    def session(self, trainer: pl.Trainer, pl_module: PosteriorSampling) -> Session:
+        """What the journal has to know of this run, so that its report can be made again from there."""
+        return Session(
+            columns=pl_module.means.columns,
+            labels=pl_module.record_labels(self.data(trainer).has_truth),
+            samples_per_image=pl_module.num_samples,
+            references={d.name: None if d.reference is None else str(d.reference) for d in pl_module.distances},
+            device=_device_name(pl_module.device),
+            num_devices=trainer.world_size,
+            versions={name: version(name) for name in ("torch", "pytorch-lightning", "torchmetrics", "lpips")}
+            | {"python": platform.python_version(), "posterior": posterior.__version__},
+        )
 
     @staticmethod
     def data(trainer: pl.Trainer) -> MeasuredImages:
@@ -97,62 +120,61 @@ class ResultWriter(pl.Callback):
     ) -> None:
         if outputs is None:
             return
-        if outputs.failed:
-            self.journal.fail(outputs.failed, trainer.global_rank)
-        if outputs.records:
-            self.write_images(outputs)
-            self.journal.append(outputs.records, trainer.global_rank)
+        files = self.files(outputs) if outputs.records else []
 
-    def write_images(self, prediction: Prediction) -> None:
-        """PNG files (and float samples) of one batch."""
-        batch, samples = prediction.batch, prediction.samples
+        def write() -> None:
+            with explained(self.dir):
+                if outputs.failed:
+                    self.journal.fail(outputs.failed, trainer.global_rank)
+                for path, content in files:
+                    write_whole(path, content())
+                if outputs.records:
+                    self.journal.append(outputs.records, trainer.global_rank)
+
+        self.worker.submit(write)
+
+    def files(self, prediction: Prediction) -> list[tuple[Path, Callable[[], bytes]]]:
+        """PNG files (and float samples) of one batch: path and what makes the content, later and on the CPU."""
+        batch, samples = prediction.batch, prediction.samples.float().cpu()
         assert batch.measurement is not None
-        views = batch.measurement.operator.view(batch.measurement.y)
+        views = batch.measurement.operator.view(batch.measurement.y).cpu()
         drawn = batch.measurement.operator.parameters_view()
+        drawn = None if drawn is None else drawn.cpu()
+        truth = None if batch.truth is None else batch.truth.cpu()
         picked = {(r["id"], r["sample"]): int(str(r["picked"])) for r in prediction.records if "picked" in r}
+        found: list[tuple[Path, Callable[[], bytes]]] = []
         for row, image_id in enumerate(batch.ids):
-            folder, chains = self.dir / "images" / image_id, samples[:, row]
-            save_png(to_pixels(views[row]), folder / "measurement.png")
+            chains = samples[:, row]
+            pictures = {"measurement": views[row]}
             if drawn is not None:
-                save_png(to_pixels(drawn[row]), folder / "operator.png")
-            for k, sample in enumerate(chains):
-                save_png(to_pixels(sample), folder / f"sample_{k:03d}.png")
+                pictures["operator"] = drawn[row]
+            pictures |= {f"sample_{k:03d}": sample for k, sample in enumerate(chains)}
             if len(chains) > 1:
-                save_png(to_pixels(chains.mean(dim=0)), folder / "mean.png")
-                save_png(std_picture(chains.std(dim=0)), folder / "std.png")
+                pictures["mean"] = chains.mean(dim=0)
             for kind in ("best", "oracle"):
                 if (image_id, kind) in picked:
-                    save_png(to_pixels(chains[picked[image_id, kind]]), folder / f"{kind}.png")
-            if batch.truth is not None:
-                save_png(to_pixels(batch.truth[row]), folder / "truth.png")
+                    pictures[kind] = chains[picked[image_id, kind]]
+            if truth is not None:
+                pictures["truth"] = truth[row]
+            folder = self.dir / "images" / image_id
+            found += [(folder / f"{name}.png", partial(_picture, image)) for name, image in pictures.items()]
+            if len(chains) > 1:
+                found.append((folder / "std.png", partial(_std, chains)))
             if self.save_samples:
-                path = self.dir / "samples" / f"{image_id}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                buffer = io.BytesIO()
-                np.save(buffer, chains.float().cpu().numpy())
-                write_whole(path, buffer.getvalue())
+                found.append((self.dir / "samples" / f"{image_id}.npy", partial(_npy, chains)))
+        return found
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PosteriorSampling)
-        summary = pl_module.summary()  # collective; after it every rank's journal is complete
+        self.finish(trainer)
+        summary = pl_module.means.compute()  # collective; after it every rank's journal is complete
         if not trainer.is_global_zero:
             return
         wanted = set(self.data(trainer).ids)
-        labels = pl_module.record_labels(self.data(trainer).has_truth)
-        records = [r for r in self.journal.complete(labels) if r["id"] in wanted]
-        ids = sorted({str(record["id"]) for record in records})
-        failed = self.journal.failed()
-        report = {
-            "images": len(ids),
-            "failed": failed,
-            "samples_per_image": pl_module.num_samples,
-            "metrics": summary,
-            "device": _device_name(pl_module.device),
-            "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "torchmetrics", "lpips")}
-            | {"python": platform.python_version(), "posterior": posterior.__version__},
-        }
-        write_whole(self.dir / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
-        write_whole(self.dir / "per_image.csv", _csv(records).encode())
+        with explained(self.dir):
+            report = write_report(self.dir, self.journal, self.session(trainer, pl_module), summary, wanted)
+        ids = sorted(report.ids)
+        failed = report.failed
         if ids:
             grid = self.dir / "grid.png"
             shown = ids[: self.grid_images]
@@ -160,6 +182,8 @@ class ResultWriter(pl.Callback):
             make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, there), grid)
             print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
             print(format_table(summary, pl_module.num_samples))
+            for line in format_distances(report.distances):
+                print(line)
             print(f"grid: {grid}", flush=True)
         if failed:
             reason = next(iter(failed.values()))
@@ -167,22 +191,41 @@ class ResultWriter(pl.Callback):
             rest = ", the others are complete" if ids else ""
             raise UserError(f"{len(failed)} of {len(wanted)} images failed{rest}: {reason}{more}")
 
+    def finish(self, trainer: pl.Trainer) -> None:
+        """Wait for this rank's files, and for the other ranks'. Collective.
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several ranks may write the same file
-    partial.write_bytes(content)
-    partial.replace(path)
+        Raises:
+            UserError: if a rank could not write, on every rank, so that none waits for it.
+        """
+        problem: BaseException | None = None
+        try:
+            self.worker.close()
+        except (UserError, OSError) as error:
+            problem = error
+        stopped = torch.tensor(0.0 if problem is None else 1.0, device=trainer.strategy.root_device)
+        stopped = trainer.strategy.reduce(stopped, reduce_op="sum")
+        if problem is not None:
+            raise problem
+        if float(stopped) > 0:
+            raise UserError("another device's files could not be written")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        with contextlib.suppress(UserError, OSError):  # what is sampled already is kept, if it can be
+            self.worker.close()
 
 
-def _csv(records: Iterable[Record]) -> str:
-    records = list(records)
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+def _picture(image: Tensor) -> bytes:
+    return png(to_pixels(image))
+
+
+def _std(chains: Tensor) -> bytes:
+    return png(std_picture(chains.std(dim=0)))
+
+
+def _npy(chains: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, chains.numpy())
+    return buffer.getvalue()
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-Summary = dict[str, dict[str, dict[str, float | int | None]]]
+from collections.abc import Iterator, Mapping
+
+from posterior.metrics import Summary
+
 HEADINGS = {"nfe_forward": "NFE fwd", "nfe_backward": "NFE bwd", "seconds": "s/sample", "residual": "resid."}
 
 
@@ -25,6 +28,14 @@ def format_table(summary: Summary, num_samples: int) -> str:
     named = set(used) | {column for column, name in enumerate(names, start=1) if name.startswith("lpips")}
     widths = {column: max(len(row[column]) for row in rows) for column in named}
     return "\n".join("  ".join(row[column].rjust(widths[column]) for column in sorted(named)) for row in rows)
+
+
+def format_distances(distances: Mapping[str, Mapping[str, float | int | str | None]]) -> Iterator[str]:
+    """A line for each feature network with FID and KID."""
+    for network, found in distances.items():
+        fid, kid = (f"{found[name]:.4g}" if isinstance(found[name], float) else "-" for name in ("fid", "kid"))
+        sides = f"{found['images']} images against {found['reference_images']}, {found['reference']}"
+        yield f"FID ({network}) {fid}, KID {kid}: {sides}"
 
 
 def cell(value: dict[str, float | int | None] | None, images: int) -> str:

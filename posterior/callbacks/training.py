@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import posterior
+from posterior.callbacks.files import write_whole
 from posterior.callbacks.pictures import save_png, sheet
-from posterior.callbacks.results import write_whole
 from posterior.errors import UserError
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams

@@ -1,16 +1,26 @@
 """Metrics: a number per image, averaged over batches and ranks."""
 
 from posterior.metrics.base import ImageMetric, MeanOverImages
+from posterior.metrics.distances import FeatureDistance, Inception, PixelFeatures, VGG16Pixels, distances, encode
 from posterior.metrics.images import L2, LPIPS, PSNR, SSIM, Residual, standard_metrics, unit_range
+from posterior.metrics.records import RecordMeans, Summary
 
 __all__ = [
     "L2",
     "LPIPS",
     "PSNR",
     "SSIM",
+    "FeatureDistance",
     "ImageMetric",
+    "Inception",
     "MeanOverImages",
+    "PixelFeatures",
+    "RecordMeans",
     "Residual",
+    "Summary",
+    "VGG16Pixels",
+    "distances",
+    "encode",
     "standard_metrics",
     "unit_range",
 ]

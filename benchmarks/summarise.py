@@ -1,0 +1,27 @@
+"""The tables of a run, made again from its journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posterior.callbacks import Journal
+from posterior.callbacks.report import Session, write_report
+from posterior.errors import UserError
+
+
+def summarise(dir: Path) -> None:
+    """Write a run's metrics.json and per_image.csv from its journal: of a run that was killed, or lost them.
+
+    All complete images of the journal count, whatever the last run's limit.
+
+    Args:
+        dir: the run's folder.
+
+    Raises:
+        UserError: if it holds no journal, or no complete image.
+    """
+    journal = Journal(Path(dir) / "journal")
+    report = write_report(Path(dir), journal, Session.last(journal))
+    if not report.ids:
+        raise UserError(f"{dir}: no image is complete yet")
+    print(f"{dir}: metrics.json and per_image.csv of {len(report.ids)} complete images")

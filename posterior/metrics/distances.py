@@ -1,0 +1,192 @@
+"""FID and KID as the field reports them: clean-fid's pixels and resizing, distances in float64."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from cleanfid.resize import build_resizer
+from torch import Tensor, nn
+
+from posterior.errors import UserError
+from posterior.images import to_pixels
+from posterior.metrics.features import VGG16Features, frechet_distance, hub_file, kernel_distance
+
+SIDE = 299
+"""Side in pixels to which clean-fid resizes."""
+INCEPTION_FILE = "inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+"""Of NVIDIA's TorchScript translation of the 2015 network, the file that clean-fid uses (README, "FID and KID")."""
+
+
+class PixelFeatures(nn.Module, ABC):
+    """A feature network on pictures as they are stored: 8 bits, resized to 299x299 as clean-fid does.
+
+    Source: Parmar, Zhang and Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022: bicubic
+    with antialiasing in floating point, channel by channel, clipped to [0, 255] (`cleanfid.resize`, mode "clean").
+
+    `name` heads columns; `unavailable` says in one line why it cannot be used here, or is None.
+    """
+
+    name: str
+    unavailable: str | None = None
+
+    @abstractmethod
+    def of_resized(self, pixels: Tensor) -> Tensor:
+        """Features (B, D) of pictures (B, 3, 299, 299), float32 in [0, 255]."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, D), float32, of images (B, C, H, W) in [-1, 1], clipped and rounded to 8 bits; C is 1 or 3."""
+        pixels = np.stack([_resizer()(to_pixels(image)) for image in x]).transpose(0, 3, 1, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.of_resized(torch.from_numpy(np.ascontiguousarray(pixels)).to(x.device)).float()
+
+
+@functools.cache
+def _resizer() -> Callable[[np.ndarray], np.ndarray]:
+    return build_resizer("clean")
+
+
+class Inception(PixelFeatures):
+    """The 2048 pooled features of Inception-v3 (2015) that FID is defined by.
+
+    Args:
+        file: NVIDIA's TorchScript file; None: ``inception-2015-12-05.pt`` in torch's hub folder. Nothing is downloaded.
+
+    Raises:
+        UserError: if the file is there but is another one (by its SHA-256).
+    """
+
+    name = "inception"
+
+    def __init__(self, file: Path | None = None) -> None:
+        super().__init__()
+        path = hub_file(INCEPTION_FILE) if file is None else Path(file)
+        if not path.is_file():
+            self.unavailable = f"FID and KID need {path} (README, 'FID and KID', says where to get it)"
+            return
+        if hashlib.sha256(path.read_bytes()).hexdigest() != INCEPTION_SHA256:
+            raise UserError(f"{path} is not {INCEPTION_FILE}: its SHA-256 is not {INCEPTION_SHA256}")
+        self.network = torch.jit.load(str(path), map_location="cpu").eval()
+
+    def of_resized(self, pixels: Tensor) -> Tensor:
+        return self.network.layers.forward((pixels - 128) / 128).flatten(1)
+
+
+class VGG16Pixels(PixelFeatures):
+    """`VGG16Features` at 299x299 instead of Inception: comparable among themselves, not with published FIDs."""
+
+    name = "vgg16"
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            self.network = VGG16Features(SIDE)
+        except UserError as error:
+            self.unavailable = str(error)
+
+    def of_resized(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels / 127.5 - 1)
+
+
+class FeatureDistance(nn.Module):
+    """FID and KID of a run: of the first sample of every image, against a reference set.
+
+    Each image's features go into the journal, so that a resumed run has them all; the distances are computed from there
+    in float64 at the end.
+
+    Args:
+        network: e.g. `Inception`.
+        reference: .npz of `python -m benchmarks reference-features`; None: the run's own true images.
+
+    Raises:
+        UserError: if the reference is missing, or was made with another network.
+    """
+
+    def __init__(self, network: PixelFeatures, reference: Path | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.reference = None if reference is None else Path(reference)
+        if self.reference is not None:
+            read_features(self.reference, network.name)  # complain before the run, not after it
+
+    @property
+    def name(self) -> str:
+        """The network's."""
+        return self.network.name
+
+
+def encode(features: Tensor) -> str:
+    """A row of features (D,) as text."""
+    return base64.b64encode(features.detach().cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def decode(text: str) -> np.ndarray:
+    """The row (D,), float32."""
+    return np.frombuffer(base64.b64decode(text), dtype="<f4")
+
+
+def write_features(path: Path, features: Tensor, network: str) -> None:
+    """Write a reference set: features (N, D) and the network's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, features=features.cpu().numpy().astype(np.float32), network=np.array(network))
+
+
+def read_features(path: Path, network: str) -> Tensor:
+    """Read a reference set, (N, D).
+
+    Raises:
+        UserError: if it is missing, unreadable, or was made with another network.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            features, made_with = torch.from_numpy(found["features"]), str(found["network"])
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is no set of reference features ({error}): see README, 'FID and KID'") from error
+    if made_with != network:
+        raise UserError(f"{path} holds features of {made_with}, not of {network}")
+    return features
+
+
+def distances(
+    records: Sequence[Mapping[str, object]], references: Mapping[str, str | None]
+) -> dict[str, dict[str, float | int | str | None]]:
+    """FID and KID by feature network, from a run's records.
+
+    Args:
+        records: those of sample 0 and, where the reference is the run's own truth, of sample "truth", with
+            ``features``: network -> `encode`\\ d row.
+        references: network -> file of reference features; None: the truth.
+
+    Returns:
+        network -> fid, kid (None with fewer than two images on a side), images, reference images, reference.
+    """
+    found = {}
+    for network, file in references.items():
+        rows: dict[object, list[np.ndarray]] = {0: [], "truth": []}
+        for record in records:
+            features = record.get("features")
+            if record["sample"] in rows and isinstance(features, Mapping) and network in features:
+                rows[record["sample"]].append(decode(str(features[network])))
+        ours = torch.from_numpy(np.stack(rows[0])) if rows[0] else torch.zeros(0, 1)
+        if file is not None:
+            theirs = read_features(Path(file), network)
+        else:
+            theirs = torch.from_numpy(np.stack(rows["truth"])) if rows["truth"] else torch.zeros(0, 1)
+        known = min(len(ours), len(theirs)) >= 2
+        found[network] = {
+            "fid": frechet_distance(ours, theirs) if known else None,
+            "kid": kernel_distance(ours, theirs) if known else None,
+            "images": len(ours),
+            "reference_images": len(theirs),
+            "reference": "the run's true images" if file is None else str(file),
+        }
+    return found

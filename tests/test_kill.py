@@ -1,0 +1,125 @@
+"""A run that is killed, and what is left of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_cli import main
+from posterior.callbacks import Journal, files
+from tests.test_cli import run, samples, write_config, write_images  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("no_lpips_weights")
+
+
+def recorded(output: Path) -> int:
+    """How many images are complete."""
+    return len({record["id"] for record in Journal(output / "journal").read()})
+
+
+def values(output: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """The means of a run but for its seconds."""
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]
+    return {kind: {k: v for k, v in means.items() if k != "seconds"} for kind, means in metrics.items()}
+
+
+def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_undisturbed_run_gives(root, tmp_path):
+    images = write_images(tmp_path / "images", [f"{folder}/{n}" for folder in "ab" for n in range(6)])
+    slow = {"growth": 0.02, "num_levels": 300}
+    changes = {"model__sampler__init_args__schedule__init_args": slow}
+    config = write_config(tmp_path / "config.yaml", images, tmp_path / "killed", **changes)
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    process = subprocess.Popen(
+        command, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    started = time.monotonic()
+    while recorded(tmp_path / "killed") < 3:
+        assert process.poll() is None, "the run has ended before it could be killed"
+        assert time.monotonic() - started < 300
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # both processes at once
+    process.wait()
+    left = recorded(tmp_path / "killed")
+    assert 3 <= left < 12
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    main(["predict", "--config", str(config)])
+    write_config(tmp_path / "whole.yaml", images, tmp_path / "whole", **changes)
+    main(["predict", "--config", str(tmp_path / "whole.yaml")])
+    ours, theirs = samples(tmp_path / "killed"), samples(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == 12
+    for image_id in ours:
+        np.testing.assert_allclose(ours[image_id], theirs[image_id], atol=1e-4)
+
+    def pictures(folder: Path) -> set[str]:
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in (".png", ".npy")}
+
+    assert pictures(tmp_path / "killed") == pictures(tmp_path / "whole")
+    for kind, means in values(tmp_path / "whole").items():
+        for name, value in means.items():
+            other = values(tmp_path / "killed")[kind][name]
+            assert other["count"] == value["count"]
+            assert other["mean"] == (value["mean"] and pytest.approx(value["mean"], rel=1e-3, abs=1e-5))
+    rows = Journal(tmp_path / "killed" / "journal").read()
+    assert len({(row["id"], row["sample"]) for row in rows}) == len(rows) == 12 * 3
+
+
+def test_a_summary_can_be_made_again_from_the_journal_alone(run, root, tmp_path):  # noqa: F811
+    output = run()
+    before = [(output / name).read_bytes() for name in ("metrics.json", "per_image.csv")]
+    for name in ("metrics.json", "per_image.csv", "config.yaml"):
+        (output / name).unlink()
+    command = [sys.executable, "-m", "benchmarks", "summarise", "--dir", str(output)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "3 complete images" in done.stdout
+    assert [(output / name).read_bytes() for name in ("metrics.json", "per_image.csv")] == before
+    done = subprocess.run([*command[:-1], str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {tmp_path / 'journal'} holds no journal of a run"
+
+
+def test_a_full_disk_is_one_clear_line_and_what_is_complete_stays(run, monkeypatch, capsys):  # noqa: F811
+    write, written = files.write_whole, []
+
+    def until_full(path: Path, content: bytes) -> None:
+        if path.suffix == ".npy":
+            written.append(path.stem)
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr("posterior.callbacks.results.write_whole", until_full)
+    with pytest.raises(SystemExit):
+        run()
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: no space left for ")
+    assert "start the same command again" in error
+    output = Path(yaml.safe_load((run.tmp_path / "config.yaml").read_text())["output"]["dir"])
+    assert recorded(output) == 1
+    monkeypatch.setattr("posterior.callbacks.results.write_whole", write)
+    run()
+    assert recorded(output) == 3
+    assert json.loads((output / "metrics.json").read_text())["images"] == 3
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypatch):
+    def full(self: Path, content: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="full"):
+        files.write_whole(tmp_path / "a" / "b.png", b"x")
+    assert list((tmp_path / "a").iterdir()) == []
