@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,13 +33,16 @@ class CPUBatch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> CPUBatch:
         """All tensors on a device; called by Lightning."""
+        operator = None if self.operator is None else self.operator.to(device)
+        return replace(self._each(lambda tensor: tensor.to(device, non_blocking=True)), operator=operator)
 
-        def moved(value: Any) -> Any:
-            return None if value is None else value.to(device)
+    def pin_memory(self) -> CPUBatch:
+        """In pinned memory, whence copies to a GPU overlap with its work; called by the DataLoader."""
+        return self._each(Tensor.pin_memory)
 
-        return replace(
-            self, operator=moved(self.operator), truth=moved(self.truth), y=moved(self.y), noise=moved(self.noise)
-        )
+    def _each(self, function: Callable[[Tensor], Tensor]) -> CPUBatch:
+        truth, y, noise = (None if x is None else function(x) for x in (self.truth, self.y, self.noise))
+        return replace(self, truth=truth, y=y, noise=noise)
 
 
 class Items(Dataset[tuple[str, Tensor | UserError] | None]):
@@ -161,6 +164,7 @@ class MeasuredData(pl.LightningDataModule, ABC):
             sampler=shard,
             num_workers=self.num_workers,
             collate_fn=self._collate,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
     def _collate(self, items: list[tuple[str, Tensor | UserError] | None]) -> CPUBatch:

@@ -1,4 +1,4 @@
-"""A folder of image files."""
+"""A folder or zip of image files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from datamodules.base import ImageData
 from posterior.errors import UserError
-from posterior.images import list_images, load_image
+from posterior.images import ImageFile, list_images, load_image
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
 
 
 class ImageFolder(ImageData):
-    """PNG and JPEG files of a folder and its subfolders, sorted by id (relative path without extension).
+    """PNG and JPEG files of a folder and its subfolders, or of a zip, sorted by id (relative path without extension).
 
     Args:
-        root: the folder.
+        root: the folder, or a .zip in the convention of StyleGAN and EDM; an image has the same id in both.
         operator: family of measurement operators.
         likelihood: noise law.
         crop: side in pixels of the central square to cut out, or None.
@@ -28,7 +28,7 @@ class ImageFolder(ImageData):
         limit: only the first so many images, for smoke runs.
 
     Raises:
-        UserError: naming the folder or file that is missing, empty or cannot be used.
+        UserError: naming the folder, zip or file that is missing, empty or cannot be used.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ImageFolder(ImageData):
         if (crop is not None and crop < 1) or (size is not None and size < 1):
             raise UserError(f"ImageFolder: crop and size must be >= 1 pixel, got {crop} and {size}")
         self.root, self.crop, self.size = Path(root), crop, size
-        self.files: dict[str, Path] = {}
+        self.files: dict[str, ImageFile] = {}
 
     def list_ids(self) -> list[str]:
         self.files = list_images(self.root)

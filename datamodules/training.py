@@ -21,7 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from datamodules.toon import render_toon_face, require_renderer
 from posterior.errors import UserError
-from posterior.images import from_pixels, list_images, load_image, to_pixels
+from posterior.images import ImageFile, from_pixels, list_images, load_image, to_pixels
 from posterior.random import stream
 
 CHUNK = 500
@@ -165,7 +165,7 @@ class FolderImages(ImageSet):
         if start < 0 or (count is not None and count < 1):
             raise UserError(f"FolderImages: needs start >= 0 and count >= 1, got {start} and {count}")
         self.root, self.crop, self.size, self.start, self.count = Path(root), crop, size, start, count
-        self.paths: list[Path] = []
+        self.paths: list[ImageFile] = []
 
     def load(self) -> None:
         found = list(list_images(self.root).values())

@@ -1,4 +1,5 @@
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -111,3 +112,40 @@ def test_pixels_survive_the_round_trip(tmp_path):
 def test_nan_is_never_written():
     with pytest.raises(ValueError, match="NaN"):
         to_pixels(torch.full((3, 2, 2), float("nan")))
+
+
+def zipped(folder, path):
+    """A zip of a folder, with what StyleGAN's tool and macOS add."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(folder).as_posix())
+        archive.writestr("dataset.json", '{"labels": null}')
+        archive.writestr("__MACOSX/00000/._img00000000.png", b"junk")
+    return path
+
+
+def test_a_zip_has_the_ids_and_pixels_of_its_folder(tmp_path):
+    for number, name in enumerate(("00000/img00000000.png", "00000/img00000001.png", "00001/img00001000.png")):
+        (tmp_path / "ffhq" / name).parent.mkdir(parents=True, exist_ok=True)
+        save(tmp_path / "ffhq" / name, "RGB", colour=(10 * number, 20, 30))
+    folder = list_images(tmp_path / "ffhq")
+    archive = list_images(zipped(tmp_path / "ffhq", tmp_path / "ffhq.zip"))
+    assert list(folder) == list(archive) == ["00000/img00000000", "00000/img00000001", "00001/img00001000"]
+    for image_id in folder:
+        assert torch.equal(load_image(folder[image_id]), load_image(archive[image_id]))
+
+
+def test_a_bad_zip_and_a_bad_file_in_a_zip_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"zip .*none\.zip does not exist"):
+        list_images(tmp_path / "none.zip")
+    (tmp_path / "bad.zip").write_bytes(b"PK no")
+    with pytest.raises(UserError, match=r"bad\.zip cannot be read as a zip"):
+        list_images(tmp_path / "bad.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a/b.png", b"no picture")
+    with pytest.raises(UserError, match=r"image .*x\.zip/a/b\.png cannot be decoded"):
+        load_image(list_images(tmp_path / "x.zip")["a/b"])
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("dataset.json", "{}")
+    with pytest.raises(UserError, match="holds no PNG or JPEG"):
+        list_images(tmp_path / "empty.zip")
