@@ -32,6 +32,7 @@ from posterior.callbacks.files import write_whole
 from posterior.dps_files import convert
 from posterior.errors import UserError
 from posterior.module import PosteriorSampling
+from posterior.priors import Prior
 from posterior.training import DenoisingTraining
 
 CHANGEABLE = {"limit", "batch_size", "num_workers"}
@@ -128,7 +129,26 @@ class KeepTrainingConfig(KeepConfig):
 
 
 class PredictCLI(LightningCLI):
-    """`predict`: with the run's folder (`output`) and no prediction kept in memory."""
+    """`predict`: with the run's folder (`output`) and no prediction kept in memory.
+
+    Args:
+        priors: priors that are loaded already, by their settings; what this run loads is added.
+    """
+
+    def __init__(self, *args: Any, priors: dict[str, Prior], **kwargs: Any) -> None:
+        self.priors = priors
+        super().__init__(*args, **kwargs)
+
+    def before_instantiate_classes(self) -> None:
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        key = yaml.safe_dump(settings[self.subcommand]["model"]["prior"])
+
+        def loaded(class_type: type[Prior], *args: Any, **kwargs: Any) -> Prior:
+            if key not in self.priors:
+                self.priors[key] = class_type(*args, **kwargs)
+            return self.priors[key]
+
+        self.parser.add_instantiator(loaded, Prior, prepend=True)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -211,8 +231,8 @@ def with_dps_files(arguments: list[str]) -> list[str]:
     return [command, "--config", str(path), *rest]
 
 
-def predict(args: list[str], started: RunStarted) -> None:
-    """Draw posterior samples."""
+def predict(args: list[str], started: RunStarted, priors: dict[str, Prior] | None = None) -> None:
+    """Draw posterior samples; ``priors`` are those of earlier runs in this process, which need not be loaded again."""
     defaults = TRAINER_DEFAULTS | {
         "inference_mode": False,  # guided samplers need autograd
         "enable_progress_bar": False,  # SamplingProgress is there instead
@@ -227,6 +247,7 @@ def predict(args: list[str], started: RunStarted) -> None:
         auto_configure_optimizers=False,
         trainer_defaults=defaults,
         args=args,
+        priors={} if priors is None else priors,
     )
 
 
@@ -257,6 +278,7 @@ def quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="The ``compute`` method")  # a rank may have no image: not a mistake
 
 

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 
 from benchmarks.annealing import annealing
 from benchmarks.calibration import calibration
@@ -16,6 +16,7 @@ from benchmarks.fit_mixture import fit_mixture
 from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
+from benchmarks.matrix import matrix
 from benchmarks.overhead import overhead
 from benchmarks.recipe import recipe_weights
 from benchmarks.reference_features import reference_features
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Any] = {
     "gaussian-field": gaussian_field,
     "held-out-toon": held_out_toon,
     "learned-prior": learned_prior,
+    "matrix": matrix,
     "overhead": overhead,
     "recipe-weights": recipe_weights,
     "reference-features": reference_features,
@@ -42,9 +44,21 @@ COMMANDS: dict[str, Any] = {
     "summarise": summarise,
 }
 
+
+def run_matrix(arguments: list[str]) -> None:
+    """`matrix`, whose --config is its own (that of `auto_cli` has options), and whose --smoke needs no value."""
+    parser = ArgumentParser(prog="python -m benchmarks matrix", description=matrix.__doc__)
+    parser.add_function_arguments(matrix, as_group=False, fail_untyped=False, skip={"smoke"})
+    parser.add_argument("--smoke", action="store_true", help="the small version, for CI")
+    matrix(**vars(parser.parse_args(arguments)))
+
+
 if __name__ == "__main__":
     try:
-        auto_cli(COMMANDS, as_positional=False)
+        if sys.argv[1:2] == ["matrix"]:
+            run_matrix(sys.argv[2:])
+        else:
+            auto_cli(COMMANDS, as_positional=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -22,6 +23,12 @@ log = logging.getLogger(__name__)
 
 COST = ("nfe_forward", "nfe_backward", "seconds")
 """Per sample: forward and backward evaluations of the prior, and wall-clock seconds at the run's batch size."""
+
+
+@functools.cache
+def warn_once(reason: str) -> None:
+    """Say it, but not for every run of a process."""
+    log.warning(reason)
 
 
 def check_precision(trainer: pl.Trainer) -> None:
@@ -85,7 +92,7 @@ class PosteriorSampling(pl.LightningModule):
         if self.trainer.is_global_zero:
             for reason in [*(metric.unavailable for metric in self.metrics), *self._unavailable]:
                 if reason:
-                    log.warning(reason)
+                    warn_once(reason)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         """Samples of one batch with their records; None for an empty batch."""

@@ -1,0 +1,220 @@
+"""Matrices of runs: cells, sharing, skipping, the report."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from benchmarks.matrix import cells, matrix, overlaid, read_matrix
+from benchmarks.matrix_report import Estimate, Result, metric_rows, paired_rows, sweeps
+from posterior import UserError
+from posterior.priors import GaussianFieldPrior
+from tests.test_cli import write_images
+
+pytestmark = pytest.mark.usefixtures("no_lpips_weights")
+PRIOR = {
+    "class_path": "posterior.priors.GaussianFieldPrior",
+    "init_args": {
+        "mean": [0.0, 0.0, 0.0],
+        "components": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        "amplitude": [1e-2, 1e-2, 1e-2],
+        "exponent": [2.0, 2.0, 2.0],
+        "cutoff": [0.1, 0.1, 0.1],
+        "floor": 0.1,
+    },
+}
+
+
+def langevin(step_size):
+    schedule = {"class_path": "posterior.samplers.PublishedAnnealing", "init_args": {"growth": 0.9, "num_levels": 5}}
+    respaced = {"class_path": "posterior.samplers.RespacedSigmas", "init_args": {"respacing": 5}}
+    reverse = {"class_path": "posterior.samplers.ReverseDiffusion", "init_args": {"schedule": respaced}}
+    arguments = {"step_size": step_size, "schedule": schedule, "reverse": reverse}
+    return {"model": {"sampler": {"class_path": "posterior.samplers.AnnealedLangevin", "init_args": arguments}}}
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A matrix of 2 tasks x 3 samplers x 2 seeds on two 16x16 images; its parts stand in files."""
+    images = write_images(tmp_path / "images", ["a", "b/c"])
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "prior.yaml").write_text(yaml.safe_dump(PRIOR))
+    (tmp_path / "parts" / "langevin.yaml").write_text(yaml.safe_dump(langevin(1e-3)["model"]["sampler"]))
+    likelihood = {"class_path": "posterior.noise.GaussianNoise", "init_args": {"sigma_y": 0.1}}
+    data = {"class_path": "datamodules.ImageFolder", "init_args": {"root": str(images), "likelihood": likelihood}}
+
+    def task(name, **arguments):
+        operator = {"class_path": f"posterior.operators.{name}", "init_args": arguments}
+        return {"data": {"init_args": {"operator": operator}}}
+
+    content = {
+        "dir": str(tmp_path / "out"),
+        "shared": {"model": {"prior": "parts/prior.yaml"}, "data": data, "trainer": {"accelerator": "cpu"}},
+        "tasks": {"inpainting": task("RandomInpainting"), "sr": task("SuperResolution", scale=2)},
+        "samplers": {
+            "exact": {"model": {"sampler": {"class_path": "posterior.samplers.ExactGaussian"}}},
+            "slow": {"model": {"sampler": "parts/langevin.yaml"}},
+            "fast": {
+                "model": {"sampler": {"from": "parts/langevin.yaml", "init_args": {"step_size": 2e-3}}},
+                "tasks": {"sr": {"model": {"num_samples": 2}}},
+            },
+        },
+        "seeds": [0, 1],
+        "smoke": {"dir": str(tmp_path / "smoke"), "seeds": [0], "shared": {"data": {"init_args": {"limit": 1}}}},
+    }
+    path = tmp_path / "matrix.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_cells_are_laid_over_one_another_in_order(small):
+    found = {(cell.task, cell.sampler, cell.seed): cell for cell in cells(read_matrix(small, smoke=False))}
+    assert len(found) == 12
+    one, other = found["sr", "fast", 1].config, found["inpainting", "fast", 0].config
+    assert one["model"]["prior"] == PRIOR
+    assert one["model"]["sampler"]["init_args"]["step_size"] == 2e-3
+    assert found["sr", "slow", 0].config["model"]["sampler"]["init_args"]["step_size"] == 1e-3
+    assert one["model"]["num_samples"] == 2
+    assert "num_samples" not in other["model"]
+    assert (one["data"]["init_args"]["seed"], other["data"]["init_args"]["seed"]) == (1, 0)
+    smoke = list(cells(read_matrix(small, smoke=True)))
+    assert len(smoke) == 6
+    assert {cell.config["data"]["init_args"]["limit"] for cell in smoke} == {1}
+
+
+def test_what_is_laid_over_another_class_keeps_nothing_of_it():
+    below = {"class_path": "A", "init_args": {"x": 1, "y": 2}}
+    assert overlaid(below, {"init_args": {"x": 3}}) == {"class_path": "A", "init_args": {"x": 3, "y": 2}}
+    assert overlaid(below, {"class_path": "B", "init_args": {"z": 1}}) == {"class_path": "B", "init_args": {"z": 1}}
+    assert below == {"class_path": "A", "init_args": {"x": 1, "y": 2}}
+
+
+def test_a_matrix_runs_reports_and_skips_what_is_finished(small, tmp_path, monkeypatch, capsys):
+    loaded = []
+    start = GaussianFieldPrior.__init__
+
+    @functools.wraps(start)
+    def counted(self, *args, **kwargs):
+        loaded.append(1)
+        start(self, *args, **kwargs)
+
+    monkeypatch.setattr(GaussianFieldPrior, "__init__", counted)
+    matrix(small)
+    assert len(loaded) == 1  # shared by all twelve cells
+    rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
+    assert len(rows) == 12
+    assert {row["images"] for row in rows} == {"2"}
+    for row in rows:
+        folder = tmp_path / "out" / row["task"] / row["sampler"] / f"seed_{row['seed']}"
+        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]["sample"]
+        assert float(row["psnr"]) == pytest.approx(metrics["psnr"]["mean"], rel=1e-5)
+        assert float(row["psnr_half95"]) == pytest.approx(1.96 * metrics["psnr"]["sem"], rel=1e-4)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<figure>") == 12 + 1  # grids, and the step sizes
+    assert not re.search(r"""(src|href)=['"](?!data:)""", page)  # nothing outside the file
+    assert "16 measurements found the same for all samplers" in page
+    assert "| sr | fast | exact | " in (tmp_path / "out" / "table.md").read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
+    (tmp_path / "out" / "sr" / "slow" / "seed_1" / "finished").unlink()
+    capsys.readouterr()
+    matrix(small)
+    error = capsys.readouterr().err
+    assert error.count("finished already") == 11
+    assert "[11/12] sr / slow / seed 1\n" in error or "sr / slow / seed 1\n" in error
+    changed = {path.parent.parent.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {"slow"}
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_run(small, tmp_path, capsys):
+    content = yaml.safe_load(small.read_text())
+    content["tasks"]["broken"] = {
+        "data": {
+            "init_args": {"operator": {"class_path": "posterior.operators.SuperResolution", "init_args": {"scale": 7}}}
+        }
+    }
+    content["seeds"] = [0]
+    small.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="3 of 9 cells failed, first broken / exact / seed 0"):
+        matrix(small)
+    assert len(list(csv.DictReader((tmp_path / "out" / "table.csv").open()))) == 9  # with their failures counted
+    assert "failed images" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_settings_that_no_class_takes_are_a_failed_cell(small, capsys):
+    content = yaml.safe_load(small.read_text())
+    content["samplers"]["slow"] = {"model": {"sampler": {"class_path": "posterior.samplers.Nothing"}}}
+    small.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="4 of 12 cells failed, first inpainting / slow / seed 0: its settings"):
+        matrix(small)
+    assert "posterior.samplers.Nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": {}}, "unknown key sampler; there are dir, samplers, "),
+        ({"tasks": None}, "tasks is missing"),
+        ({"samplers": {"x": {"tasks": {"nowhere": {}}}}}, "sampler x: there is no task nowhere"),
+        ({"shared": "nothing.yaml"}, r"nothing\.yaml cannot be read"),
+    ],
+)
+def test_bad_matrices_are_named(small, change, message):
+    small.write_text(yaml.safe_dump(yaml.safe_load(small.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        matrix(small)
+
+
+def result(sampler, values, step=None, tmp=Path("x"), seed=0):
+    arguments = {} if step is None else {"step_size": step, "other": 1}
+    config = {"model": {"sampler": {"class_path": "S", "init_args": arguments}}}
+    report = {"images": 2, "failed": {}, "distances": {"vgg16": {"fid": 3.0, "kid": None}}}
+    return Result("task", sampler, seed, config, tmp, report, {"l2": values})
+
+
+def test_seeds_are_averaged_over_an_image_and_differences_are_paired():
+    base = [result("dps", {"a": 1.0, "b": 5.0}, seed=0), result("dps", {"a": 3.0, "b": 7.0}, seed=1)]
+    ours = [result("mine", {"a": 1.5, "b": 5.5}, seed=0), result("mine", {"a": 3.5, "b": 7.5}, seed=1)]
+    rows = metric_rows([*base, *ours])
+    assert rows[1][3] == Estimate.of([2.0, 6.0]).text() == "4 ± 3.9"
+    assert rows[0][-1] == "FID (vgg16)"
+    assert rows[1][-1] == "3"
+    assert paired_rows([*base, *ours])[1] == ["task", "mine", "dps", "+0.5 ± 0"]
+
+
+def test_only_samplers_that_differ_in_their_step_size_are_a_sweep():
+    values = {"a": 1.0, "b": 2.0}
+    found = sweeps([result("dps", values), result("x", values, 1e-6), result("y", values, 1e-5)])
+    assert found == [{"x": 1e-6, "y": 1e-5}]
+    assert sweeps([result("dps", values), result("x", values, 1e-6)]) == []
+
+
+def test_a_measurement_that_differs_is_named(small, tmp_path):
+    matrix(small)
+    path = tmp_path / "out" / "sr" / "fast" / "seed_0" / "images" / "a" / "measurement.png"
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
+    with pytest.raises(UserError, match="sr, seed 0, image a: fast had another measurement than exact"):
+        matrix(small)
+
+
+def test_the_smoke_of_the_published_matrix_runs_every_cell(root, tmp_path):
+    """What CI runs: configs/benchmark/ffhq256.yaml in small."""
+    command = [sys.executable, "-m", "benchmarks", "matrix", "--config", "configs/benchmark/ffhq256.yaml", "--smoke"]
+    done = subprocess.run(
+        [*command, "--dir", str(tmp_path / "out")], cwd=root, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").rglob("finished"))) == 3 * 7
+    assert done.stdout.rstrip().endswith(f"report: {tmp_path / 'out' / 'report.html'}")
+    bad = subprocess.run([*command[:-2], "nowhere.yaml"], cwd=root, capture_output=True, text=True, timeout=120)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: nowhere.yaml cannot be read")
