@@ -35,7 +35,7 @@ from posterior.module import PosteriorSampling
 from posterior.priors import Prior
 from posterior.training import DenoisingTraining
 
-CHANGEABLE = {"limit", "batch_size", "num_workers"}
+CHANGEABLE = {"limit", "batch_size", "num_workers", "checkpoint_activations"}
 """Settings that change no result of `predict`, so that a run may be resumed with other ones."""
 CHANGEABLE_IN_TRAINING = {
     *("learning_rate", "warmup_steps", "cooldown_steps", "ema_decay"),
@@ -59,6 +59,8 @@ class KeepConfig(SaveConfigCallback):
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise UserError(problem)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning only notes a SIGTERM and goes on predicting; a run can be killed at any moment, so let it die
@@ -128,7 +130,18 @@ class KeepTrainingConfig(KeepConfig):
         return (folder / TrainingWriter.CHECKPOINT).exists()
 
 
-class PredictCLI(LightningCLI):
+class CheckedCLI(LightningCLI):
+    """Builds the trainer that was asked for, or none."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        asked = self.config_init[self.subcommand].trainer.precision
+        if asked in ("16-mixed", 16, "16") and trainer.precision != "16-mixed":  # bfloat16 instead
+            raise UserError("trainer.precision 16-mixed needs a GPU: on this machine use bf16-mixed")
+        return trainer
+
+
+class PredictCLI(CheckedCLI):
     """`predict`: with the run's folder (`output`) and no prediction kept in memory.
 
     Args:
@@ -167,7 +180,7 @@ class PredictCLI(LightningCLI):
         self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
-class FitCLI(LightningCLI):
+class FitCLI(CheckedCLI):
     """`fit`: goes on from where the run in its folder (`output`) stopped."""
 
     @staticmethod

@@ -32,7 +32,7 @@ def warn_once(reason: str) -> None:
 
 
 def check_precision(trainer: pl.Trainer) -> None:
-    """Weights, states and averages stay in float32.
+    """Weights, states and averages stay in float32; mixed precision is the network's alone.
 
     Raises:
         UserError: if the trainer keeps them in anything else.
@@ -111,7 +111,8 @@ class PosteriorSampling(pl.LightningModule):
         chains = samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:])
         good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
         batch, chains = batch.keep(good), chains[:, good]
-        records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
+        with torch.autocast(self.device.type, enabled=False):  # metrics in full precision
+            records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
         self.means.count(records)
         return Prediction(batch, chains, records, batch.failed | failed)
 

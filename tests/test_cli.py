@@ -417,6 +417,57 @@ def test_a_precision_that_samplers_do_not_know(run, capsys):
     assert "trainer.precision 64-true is not supported" in complaint(run, capsys, "--trainer.precision", "64-true")
 
 
+def test_half_precision_on_a_cpu_is_refused_and_not_another_one_silently(run, capsys):
+    assert "16-mixed needs a GPU" in complaint(run, capsys, "--trainer.precision", "16-mixed")
+
+
+def test_under_autocast_closed_form_chains_are_the_same_to_the_bit(run, tmp_path):
+    """States, noise and likelihood stay in float32: only a network runs in bfloat16."""
+    plain = samples(run())
+    mixed = samples(run("--trainer.precision", "bf16-mixed", output__dir=str(tmp_path / "mixed")))
+    assert all(np.array_equal(plain[i], mixed[i]) for i in IDS)
+
+
+def test_loggers_get_settings_means_and_grid(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = [
+        {
+            "class_path": f"pytorch_lightning.loggers.{name}",
+            "init_args": {"save_dir": str(tmp_path / name), "name": "x"},
+        }
+        for name in ("CSVLogger", "TensorBoardLogger")
+    ]
+    output = run(trainer__logger=loggers)
+    summary = json.loads((output / "metrics.json").read_text())["metrics"]["sample"]["psnr"]["mean"]
+    (path,) = (tmp_path / "CSVLogger").rglob("metrics.csv")
+    rows = list(csv.DictReader(path.open()))
+    assert float(rows[-1]["sample/psnr"]) == pytest.approx(summary)
+    batches = [float(row["batch/sample/psnr"]) for row in rows if row["batch/sample/psnr"]]
+    assert np.mean(batches) == pytest.approx(summary, rel=1e-5)
+    (path,) = (tmp_path / "CSVLogger").rglob("hparams.yaml")
+    assert yaml.safe_load(path.read_text())["model"]["num_samples"] == 2
+    events = EventAccumulator(str(next((tmp_path / "TensorBoardLogger").rglob("events*")).parent)).Reload()
+    assert events.Tags()["images"] == ["grid"]
+    assert events.Scalars("sample/psnr")[0].value == pytest.approx(summary, rel=1e-5)
+
+
+def test_the_saved_and_the_printed_configuration_make_the_run_again(run, tmp_path, capsys):
+    first = run()
+    saved = tmp_path / "saved.yaml"
+    saved.write_bytes((first / "config.yaml").read_bytes())
+    main(["predict", "--config", str(saved), "--output.dir", str(tmp_path / "again")])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "--config", str(tmp_path / "config.yaml"), "--print_config"])
+    assert not stopped.value.code
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    main(["predict", "--config", str(tmp_path / "printed.yaml"), "--output.dir", str(tmp_path / "printed")])
+    whole = samples(first)
+    for name in ("again", "printed"):
+        assert all(np.array_equal(whole[i], found) for i, found in samples(tmp_path / name).items())
+
+
 def test_another_kind_of_datamodule_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run(data={"class_path": "pytorch_lightning.demos.boring_classes.BoringDataModule"})

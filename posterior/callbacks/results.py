@@ -21,6 +21,7 @@ from posterior.batch import Batch, Prediction
 from posterior.callbacks.background import BackgroundWorker
 from posterior.callbacks.files import explained, write_whole
 from posterior.callbacks.journal import Journal, Record
+from posterior.callbacks.loggers import log_batch, log_run
 from posterior.callbacks.pictures import make_grid, picture_names, png, std_picture
 from posterior.callbacks.report import Session, write_report
 from posterior.callbacks.table import format_distances, format_table
@@ -64,6 +65,7 @@ class ResultWriter(pl.Callback):
         self.journal = Journal(self.dir / "journal")
         self.records: list[Record] = []
         self.worker = BackgroundWorker()
+        self.done = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, PosteriorSampling)
@@ -120,7 +122,10 @@ class ResultWriter(pl.Callback):
     ) -> None:
         if outputs is None:
             return
+        assert isinstance(pl_module, PosteriorSampling)
         files = self.files(outputs) if outputs.records else []
+        log_batch(trainer.loggers, pl_module.means.columns, outputs.records, self.done)
+        self.done += len(outputs.batch.ids)
 
         def write() -> None:
             with explained(self.dir):
@@ -185,6 +190,7 @@ class ResultWriter(pl.Callback):
             for line in format_distances(report.distances):
                 print(line)
             print(f"grid: {grid}", flush=True)
+            log_run(trainer.loggers, summary, report, grid)
         if failed:
             reason = next(iter(failed.values()))
             more = f" (and {len(failed) - 1} more, named in metrics.json)" if len(failed) > 1 else ""

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from posterior.errors import UserError
@@ -123,8 +124,12 @@ class ClosedFormPrior(Prior):
         """Gradient of log p_sigma(x); ``sigma`` is a float or (B, 1, 1, 1), 0 allowed."""
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
-        return x + sigma**2 * self._score(x, sigma), None
+        return x + sigma**2 * self._exact_score(x, sigma), None
+
+    def _exact_score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # exact means exact
+            return self._score(x, sigma)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The exact score, counted as a forward evaluation; see `Prior.score`."""
-        return self._counted(self._score(x, self._checked(x, sigma)))
+        return self._counted(self._exact_score(x, self._checked(x, sigma)))

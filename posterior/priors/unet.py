@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from posterior.errors import UserError
 
@@ -151,6 +152,9 @@ class UNet(nn.Module):
         in_channels: channels of the image.
         patch_size: fold patch_size x patch_size pixels into channels before the first level and unfold them after the
             last (pixel unshuffle), >= 1: at 2, four times the parameters at the same cost. The usual network has 1.
+        checkpoint_activations: keep only each block's input for a backward pass and compute the rest again: DPS then
+            needs a fraction of the memory, and a forward pass more for each backward one (`docs/pipeline.md`). The
+            numbers stay the same.
 
     Residual and attention branches and the output start at zero, as in guided-diffusion.
 
@@ -175,8 +179,10 @@ class UNet(nn.Module):
         use_new_attention_order: bool = False,
         in_channels: int = 3,
         patch_size: int = 1,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         if patch_size < 1:
             raise UserError(f"UNet: patch_size must be >= 1, got {patch_size}")
         if channel_mult is None:
@@ -255,9 +261,14 @@ class UNet(nn.Module):
         embedding = self.time_embed(timestep_embedding(timesteps, self.num_channels))
         h, skips = F.pixel_unshuffle(x, self.patch_size), []
         for block in self.input_blocks:
-            h = block(h, embedding)
+            h = self._run(block, h, embedding)
             skips.append(h)
-        h = self.middle_block(h, embedding)
+        h = self._run(self.middle_block, h, embedding)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = self._run(block, torch.cat([h, skips.pop()], dim=1), embedding)
         return F.pixel_shuffle(self.out(h), self.patch_size)
+
+    def _run(self, block: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, h, embedding, use_reentrant=False, preserve_rng_state=self.training)
+        return block(h, embedding)

@@ -92,3 +92,25 @@ def test_patches_fold_pixels_into_channels():
 def test_an_untrained_network_predicts_zero():
     network = UNet(image_size=16, num_channels=32, channel_mult=(1, 1), attention_resolutions=(8,))
     assert network(torch.randn(1, 3, 16, 16), torch.zeros(1)).abs().max() == 0
+
+
+def test_checkpointed_activations_give_the_same_gradient_from_less_memory():
+    settings = {"image_size": 32, "num_channels": 32, "channel_mult": (1, 2), "attention_resolutions": (16,)}
+    networks = [UNet(**settings, checkpoint_activations=flag) for flag in (False, True)]
+    fill_by_recipe(networks[0])
+    networks[1].load_state_dict(networks[0].state_dict())
+    x, kept, grads = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), [], []
+    for network in networks:
+        network.requires_grad_(False).eval()
+        z, bytes_kept = x.clone().requires_grad_(), []
+
+        def pack(tensor, bytes_kept=bytes_kept):
+            bytes_kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = network(z, torch.full((2,), 300.0)).square().sum()
+        kept.append(sum(bytes_kept))
+        grads.append(torch.autograd.grad(out, z)[0])
+    torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
+    assert kept[1] < 0.35 * kept[0]
