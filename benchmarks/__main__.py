@@ -18,6 +18,7 @@ from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
 from benchmarks.matrix import matrix
 from benchmarks.overhead import overhead
+from benchmarks.pipeline import pipeline
 from benchmarks.recipe import recipe_weights
 from benchmarks.reference_features import reference_features
 from benchmarks.step_size import step_size
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "learned-prior": learned_prior,
     "matrix": matrix,
     "overhead": overhead,
+    "pipeline": pipeline,
     "recipe-weights": recipe_weights,
     "reference-features": reference_features,
     "step-size": step_size,

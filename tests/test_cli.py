@@ -16,12 +16,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from cleanfid.fid import fid_from_feats, get_folder_features, kernel_distance
 from PIL import Image
 
 from datamodules import ImageFolder
 from lightning_cli import main
-from posterior.callbacks import ResultWriter
-from posterior.metrics import PSNR
+from posterior.callbacks import Journal, ResultWriter, files
+from posterior.metrics import PSNR, VGG16Pixels
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
 from posterior.operators import SuperResolution
@@ -426,6 +427,58 @@ def test_under_autocast_closed_form_chains_are_the_same_to_the_bit(run, tmp_path
     plain = samples(run())
     mixed = samples(run("--trainer.precision", "bf16-mixed", output__dir=str(tmp_path / "mixed")))
     assert all(np.array_equal(plain[i], mixed[i]) for i in IDS)
+
+
+def test_fid_and_kid_of_a_run_are_clean_fids_and_survive_a_kill(run, lpips_weights, tmp_path):
+    distance = {
+        "class_path": "posterior.metrics.FeatureDistance",
+        "init_args": {"network": {"class_path": "posterior.metrics.VGG16Pixels"}},
+    }
+    changes = {"model__distances": [distance], "model__metrics": [{"class_path": "posterior.metrics.PSNR"}]}
+    output = run(**changes)
+    found = json.loads((output / "metrics.json").read_text())["distances"]["vgg16"]
+    assert (found["images"], found["reference_images"]) == (3, 3)
+    network, features = VGG16Pixels(), {}
+    for name in ("sample_000", "truth"):
+        for image_id in IDS:
+            (tmp_path / name).mkdir(exist_ok=True)
+            shutil.copy(output / "images" / image_id / f"{name}.png", tmp_path / name / f"{image_id}.png")
+        features[name] = get_folder_features(
+            str(tmp_path / name), model=network.of_resized, num_workers=0, device=torch.device("cpu"), verbose=False
+        ).astype(np.float64)
+    assert found["fid"] == pytest.approx(fid_from_feats(features["sample_000"], features["truth"]), rel=1e-3)
+    expected = kernel_distance(features["sample_000"], features["truth"], num_subsets=1)
+    assert found["kid"] == pytest.approx(expected, rel=1e-3)
+    assert "features" not in (output / "per_image.csv").read_text()
+    journal = output / "journal" / "rank0.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]) + lines[-1][:100])  # killed while the truth's features were written
+    (output / "metrics.json").unlink()
+    run(**changes)
+    assert json.loads((output / "metrics.json").read_text())["distances"]["vgg16"] == found
+
+
+def test_a_writer_never_holds_more_than_a_few_batches(run, monkeypatch):
+    """The disk is slow, the sampler fast: predictions wait in a bounded queue, not in memory without end."""
+    slow, ahead = files.write_whole, []
+
+    def write(path, content):
+        time.sleep(0.005)
+        slow(path, content)
+
+    monkeypatch.setattr("posterior.callbacks.results.write_whole", write)
+    measure = PosteriorSampling.measure
+
+    def counted(self, batch, chains, cost):
+        written = {record["id"] for record in Journal(run.tmp_path / "results" / "run" / "journal").read()}
+        ahead.append(len(ahead) - len(written))
+        return measure(self, batch, chains, cost)
+
+    monkeypatch.setattr(PosteriorSampling, "measure", counted)
+    write_images(run.images, [f"more/{n:02d}" for n in range(17)])
+    run(model__sampler={"class_path": "posterior.samplers.ExactGaussian"})
+    assert len(ahead) == 20
+    assert 2 <= max(ahead) <= 4  # one at work, two waiting, one being handed over
 
 
 def test_loggers_get_settings_means_and_grid(run, tmp_path):

@@ -53,7 +53,9 @@ class MeanOverImages(torchmetrics.Metric):
         """
         if not torch.isfinite(values).all():
             raise ValueError("a metric value is NaN or infinite")
-        self.values.append(values.to(self.device, torch.float32))
+        # in one piece: a small tensor a batch, each where a batch's big ones have been, would keep malloc from giving
+        # their memory back
+        self.values = [torch.cat([*self.values, values.to(self.device, torch.float32)])]
 
     def compute(self) -> dict[str, float | int | None]:
         """mean, sem (None for fewer than two images) and count; mean None without images."""

@@ -46,8 +46,11 @@ class RecordMeans(nn.Module):
             for name in self.means.get(kind, ()):
                 if name in record:
                     groups[kind, record["id"], name].append(float(str(record[name])))
+        images: dict[tuple[str, str], list[float]] = defaultdict(list)
         for (kind, _, name), values in groups.items():
-            self.means[kind][name].update(torch.tensor([sum(values) / len(values)]))
+            images[kind, name].append(sum(values) / len(values))
+        for (kind, name), values in images.items():
+            self.means[kind][name].update(torch.tensor(values))
 
     def compute(self) -> Summary:
         """Means over all ranks' images; collective."""

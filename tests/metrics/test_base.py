@@ -40,3 +40,11 @@ def test_no_image_has_no_mean_and_one_image_no_error():
 def test_nan_is_an_error(value):
     with pytest.raises(ValueError, match="NaN or infinite"):
         MeanOverImages().update(torch.tensor([1.0, value]))
+
+
+def test_values_stay_in_one_piece():
+    mean = MeanOverImages()
+    for start in range(0, 40, 4):
+        mean.update(torch.arange(start, start + 4.0))
+    assert len(mean.values) == 1
+    assert mean.compute()["mean"] == 19.5
