@@ -47,8 +47,9 @@ class Cell:
         return f"{self.task} / {self.sampler} / seed {self.seed}"
 
     def digest(self) -> str:
-        """Of the settings."""
-        return hashlib.blake2b(json.dumps(self.config, sort_keys=True).encode(), digest_size=16).hexdigest()
+        """Of the settings that decide results."""
+        settings = self.config | {"trainer": {"precision": self.config.get("trainer", {}).get("precision")}}
+        return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
     def finished(self) -> bool:
@@ -59,7 +60,14 @@ class Cell:
             return False
 
 
-def matrix(config: Path, smoke: bool = False, dir: Path | None = None, limit: int | None = None) -> None:
+def matrix(
+    config: Path,
+    smoke: bool = False,
+    dir: Path | None = None,
+    limit: int | None = None,
+    devices: int | None = None,
+    num_nodes: int = 1,
+) -> None:
     """Run every cell that is not finished, then write table.csv, table.md and report.html into the matrix's folder.
 
     The file has the keys ``dir``; ``shared``, settings of all cells as `lightning_cli.py predict` has them; ``tasks``
@@ -76,6 +84,8 @@ def matrix(config: Path, smoke: bool = False, dir: Path | None = None, limit: in
         smoke: the small version, for CI.
         dir: another folder than the file says.
         limit: only the first so many images.
+        devices: devices a node; with more than one, or more nodes, by DDP. None: as the file says.
+        num_nodes: started by torchrun or SLURM (`docs/pipeline.md`).
 
     Raises:
         UserError: if the file is bad or a cell fails; the others are run first, unless there are several processes.
@@ -84,6 +94,10 @@ def matrix(config: Path, smoke: bool = False, dir: Path | None = None, limit: in
     settings = read_matrix(Path(config), smoke)
     if dir is not None:
         settings["dir"] = str(dir)
+    if devices is not None:
+        strategy = "ddp" if devices * num_nodes > 1 else "auto"
+        trainer = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
+        settings["shared"] = overlaid(settings["shared"], {"trainer": trainer})
     found = list(cells(settings, limit))
     finished = {cell.name for cell in found if cell.finished}  # decided before any runs: ranks must agree
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.matrix import cells, matrix, overlaid, read_matrix
+from benchmarks.matrix import cells, matrix, overlaid, read_matrix, read_settings
 from benchmarks.matrix_report import Estimate, Result, metric_rows, paired_rows, sweeps
 from posterior import UserError
 from posterior.priors import GaussianFieldPrior
@@ -133,6 +133,31 @@ def test_a_matrix_runs_reports_and_skips_what_is_finished(small, tmp_path, monke
     assert "[11/12] sr / slow / seed 1\n" in error or "sr / slow / seed 1\n" in error
     changed = {path.parent.parent.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"slow"}
+
+
+def test_two_processes_run_a_matrix_too_and_one_goes_on(small, root, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "matrix", "--config", str(small), "--smoke", "--limit", "2"]
+    done = subprocess.run([*command, "--devices", "2"], cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1
+    rows = list(csv.DictReader((tmp_path / "smoke" / "table.csv").open()))
+    assert [row["images"] for row in rows] == ["2"] * 6
+    assert len(list((tmp_path / "smoke").rglob("rank1.jsonl"))) == 6
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)  # one process
+    assert done.stderr.count("finished already") == 6, done.stderr
+
+
+def test_the_published_matrix_has_the_papers_cells(root):
+    """configs/benchmark/ffhq256.yaml and configs/paper, configs/dps say the same."""
+    found = {(c.task, c.sampler): c.config for c in cells(read_matrix(root / "configs/benchmark/ffhq256.yaml", False))}
+    for task in ("random_inpainting", "super_resolution", "gaussian_deblurring"):
+        for sampler, folder in (("langevin_5e-6", "paper"), ("dps", "dps")):
+            path = root / "configs" / folder / f"{task}.yaml"
+            one, other = read_settings(path), found[task, sampler]
+            assert other["model"]["prior"] == one["model"]["prior"]
+            assert other["model"]["sampler"] == one["model"]["sampler"]
+            ours, theirs = other["data"]["init_args"], one["data"]["init_args"]
+            assert all(ours[key] == theirs[key] for key in ("operator", "likelihood", "seed", "size", "limit"))
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_run(small, tmp_path, capsys):
