@@ -193,7 +193,7 @@ def methods(
     for calls in budgets:
         begin = round(0.29 * calls)
         steps = calls - 2 - 2 * begin  # one call begins the chain, one ends it
-        start = ProximalDenoising(GeometricSigmas(begin, 3.0, 0.25), num_tries=2)
+        start = ProximalDenoising(GeometricSigmas(begin, 3.0, 0.25), covariance="jacobian")
         shared: dict[str, Any] = {
             "reverse": None,
             "warm_start": start,
