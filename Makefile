@@ -7,7 +7,7 @@ TASKS := random_inpainting super_resolution gaussian_deblurring
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[faces,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[faces,mri,test]'
 	touch $@
 
 DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin $(task)_kinetic)

@@ -3,6 +3,7 @@
 from datamodules.array import ImageArray
 from datamodules.base import ImageData, MeasuredData
 from datamodules.folder import ImageFolder
+from datamodules.mri import MRISlices, PhantomImages, Phantoms
 from datamodules.recorded import RecordedMeasurements
 from datamodules.toon import ToonFaces
 from datamodules.training import FolderImages, ImageSet, ToonFaceImages, TrainingImages
@@ -13,7 +14,10 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageSet",
+    "MRISlices",
     "MeasuredData",
+    "PhantomImages",
+    "Phantoms",
     "RecordedMeasurements",
     "ToonFaceImages",
     "ToonFaces",

@@ -140,11 +140,15 @@ def from_pixels(pixels: np.ndarray) -> Tensor:
 def to_pixels(x: Tensor) -> np.ndarray:
     """(C, H, W) in [-1, 1] -> (H, W, 3) uint8, clipped and rounded; one channel is repeated.
 
+    Two channels are a complex image, shown by its magnitude, 0 to 1.
+
     Raises:
-        ValueError: if a value is not finite, or there are neither 1 nor 3 channels.
+        ValueError: if a value is not finite, or there are more than 3 channels.
     """
     if not torch.isfinite(x).all():
         raise ValueError("an image with NaN or infinite values cannot be written")
+    if x.shape[0] == 2:
+        x = 2 * torch.linalg.vector_norm(x, dim=0, keepdim=True) - 1
     if x.shape[0] not in (1, 3):
         raise ValueError(f"cannot show an image of {x.shape[0]} channels")
     pixels = ((x.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -3,16 +3,20 @@
 from posterior.metrics.base import ImageMetric, MeanOverImages
 from posterior.metrics.distances import FeatureDistance, Inception, PixelFeatures, VGG16Pixels, distances, encode
 from posterior.metrics.images import L2, LPIPS, PSNR, SSIM, Residual, standard_metrics, unit_range
+from posterior.metrics.mri import NMSE, MagnitudePSNR, MagnitudeSSIM
 from posterior.metrics.records import RecordMeans, Summary
 
 __all__ = [
     "L2",
     "LPIPS",
+    "NMSE",
     "PSNR",
     "SSIM",
     "FeatureDistance",
     "ImageMetric",
     "Inception",
+    "MagnitudePSNR",
+    "MagnitudeSSIM",
     "MeanOverImages",
     "PixelFeatures",
     "RecordMeans",

@@ -7,6 +7,7 @@ from posterior.priors.mixture import GaussianMixturePrior
 from posterior.priors.noise_schedule import CosineBetas, LinearBetas, NoiseSchedule, respaced_timesteps
 from posterior.priors.perturbed import PerturbedPrior, ScoreError, ShellError
 from posterior.priors.ring import RingPrior
+from posterior.priors.score_network import ScoreNetworkPrior
 from posterior.priors.unet import UNet
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Prior",
     "RingPrior",
     "ScoreError",
+    "ScoreNetworkPrior",
     "ShellError",
     "UNet",
     "respaced_timesteps",

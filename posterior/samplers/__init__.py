@@ -7,6 +7,7 @@ from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
 from posterior.samplers.kinetic import KineticLangevin
+from posterior.samplers.lasso import Lasso
 from posterior.samplers.proximal import ProximalDenoising
 from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
 from posterior.samplers.schedules import (
@@ -38,6 +39,7 @@ __all__ = [
     "GeometricAnnealing",
     "GeometricSigmas",
     "KineticLangevin",
+    "Lasso",
     "Level",
     "ListedSigmas",
     "MixturePosterior",

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from posterior import UserError, stream
 from posterior.operators import (
     BoxInpainting,
+    CartesianMRI,
     Dense,
     GaussianBlur,
     Inpainting,
@@ -13,6 +14,7 @@ from posterior.operators import (
     MotionBlur,
     PhaseRetrieval,
     RandomInpainting,
+    SubsampledTransform,
     SuperResolution,
 )
 from posterior.operators.base import power_iteration_norm
@@ -32,6 +34,10 @@ OPERATORS = {
     "blur": lambda: GaussianBlur(17, 3.0).realise(SHAPE),
     "odd blur": lambda: GaussianBlur(9, 1.5).realise((3, 11, 13)),
     "motion blur": lambda: MotionBlur(9, 0.5).realise((3, 24, 17), streams(2)),
+    "MRI": lambda: CartesianMRI(4, 0.1).realise((2, 24, 40), streams(2)),
+    "multi-coil MRI": lambda: CartesianMRI(4, 0.1, "equispaced", num_coils=4).realise((2, 15, 22), streams(2)),
+    "DCT": lambda: SubsampledTransform(0.4).realise((3, 12, 10), streams(2)),
+    "Hadamard": lambda: SubsampledTransform(0.3, "hadamard").realise((1, 8, 16), streams(2)),
     "dense": lambda: Dense(torch.randn(7, 3 * 5 * 4, generator=torch.Generator().manual_seed(0)), (3, 5, 4)),
 }
 
@@ -71,7 +77,7 @@ def test_a_shifted_solve_is_the_inverse(name, shift):
     if (basis := operator.diagonal()) is not None:
         seen = basis.synthesise(basis.gains * basis.analyse(b))
         assert (seen - operator.adjoint(operator.forward(b))).norm() < 1e-9 * b.norm()
-        torch.testing.assert_close(basis.synthesise(basis.analyse(b)), b)
+        torch.testing.assert_close(basis.synthesise(basis.analyse(b)), b, rtol=0, atol=1e-6)
 
 
 def test_a_solve_of_zero_is_zero():
@@ -93,7 +99,7 @@ def test_an_image_alone_equals_the_image_in_a_batch(name):
 def test_views_are_pictures_of_the_image_size(name):
     operator = OPERATORS[name]()
     view = operator.view(operator.forward(torch.randn(2, *operator.image_shape)))
-    assert view.shape == (2, *operator.image_shape)
+    assert view.shape in ((2, *operator.image_shape), (2, 1, *operator.image_shape[1:]))
     assert view.abs().max() <= 1
 
 

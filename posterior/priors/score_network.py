@@ -1,0 +1,59 @@
+"""Score networks in sigma units as priors: for networks that were trained elsewhere, on complex MRI slices, say."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from posterior.checkpoint import load_checkpoint
+from posterior.errors import UserError
+from posterior.priors.base import Prior
+
+
+class ScoreNetworkPrior(Prior):
+    """A frozen network of the variance-exploding kind, called as network(x, sigma), x (B, C, H, W), sigma (B,).
+
+    Channels are the network's: two for complex images (Jalal et al., NeurIPS 2021; Song et al., ICLR 2022). A network
+    that wants something else of sigma is wrapped by a module of the user's own, a ``class_path`` away.
+
+    Args:
+        network: the module.
+        sigma_min, sigma_max: noise levels that it was trained on, 0 < sigma_min < sigma_max.
+        output: what it gives: ``score``; ``noise``, that is -sigma times the score; or ``denoised``.
+        checkpoint: state dict to load strictly; None leaves the network as it is.
+
+    Raises:
+        UserError: if the levels are not in order or the checkpoint does not fit; on evaluation outside them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_min: float,
+        sigma_max: float,
+        output: Literal["score", "noise", "denoised"] = "score",
+        checkpoint: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < sigma_min < sigma_max:
+            raise UserError(f"ScoreNetworkPrior: needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        self.network, self.output = network, output
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        if checkpoint is not None:
+            load_checkpoint(network, Path(checkpoint))
+        self.requires_grad_(False).eval()
+
+    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
+        levels = sigma.flatten() if isinstance(sigma, Tensor) else torch.full((len(x),), sigma, device=x.device)
+        found = self.network(x, levels).to(x.dtype)
+        if self.output == "denoised":
+            return found, None
+        return x + (sigma**2 * found if self.output == "score" else -sigma * found), None
+
+    def fingerprint(self) -> str:
+        settings = f"{super().fingerprint()} {self.output} {self.sigma_min} {self.sigma_max}"
+        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,103 @@
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import MRISlices, PhantomImages, Phantoms
+from datamodules.mri import draw_phantom
+from posterior import UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import CartesianMRI
+from posterior.operators.mri import centred_fft, to_complex
+
+
+@pytest.mark.parametrize("kind", ["ellipses", "shepp_logan"])
+def test_phantoms_are_their_numbers_and_differ(kind):
+    one, again, other = (draw_phantom(index, 32, kind) for index in (3, 3, 4))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other)
+    magnitude = torch.linalg.vector_norm(one, dim=0)
+    assert 0.2 < magnitude.max() <= 1 + 1e-6
+    assert magnitude[0].max() == 0  # air around it
+    angle = torch.atan2(one[1], one[0])[magnitude > 0.1]
+    assert angle.std() > 0.01
+    assert angle.abs().max() <= 1
+    assert draw_phantom(3, 32, kind, phase=0.0)[1].abs().max() == 0
+
+
+def test_phantoms_are_measured_and_trained_on():
+    data = Phantoms(CartesianMRI(), GaussianNoise(0.01), size=16, start=5, count=3, batch_size=2)
+    data.setup("predict")
+    assert data.ids == ["phantom_000005", "phantom_000006", "phantom_000007"]
+    batch = data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0)
+    assert torch.equal(batch.truth[1], draw_phantom(6, 16))
+    clean = batch.measurement.operator.forward(batch.truth)
+    noise = (batch.measurement.y - clean)[(batch.measurement.operator.mask > 0).expand_as(clean)]
+    assert noise.std() == pytest.approx(0.01, rel=0.15)
+    images = PhantomImages(16, start=5, count=2)
+    assert torch.equal(images.all()[1], draw_phantom(6, 16))
+    with pytest.raises(UserError, match="Phantoms: needs size >= 8"):
+        Phantoms(CartesianMRI(), GaussianNoise(0.01), size=4)
+
+
+def slices(root, **settings):
+    data = MRISlices(root, CartesianMRI(), GaussianNoise(0.01), **settings)
+    data.setup("predict")
+    return data
+
+
+def test_single_coil_kspace_becomes_a_complex_image(tmp_path):
+    truth = torch.stack([draw_phantom(n, 20) for n in range(3)])
+    kspace = centred_fft(to_complex(truth))[:, 0].numpy()
+    (tmp_path / "sub").mkdir()
+    with h5py.File(tmp_path / "sub" / "file1.h5", "w") as file:
+        file["kspace"] = (7 * kspace).astype(np.complex64)
+    data = slices(tmp_path, crop=16)
+    assert data.ids == [f"sub/file1/slice_{n:03d}" for n in range(3)]
+    expected = truth[1, :, 2:18, 2:18]
+    expected = expected / torch.linalg.vector_norm(expected, dim=0).max()
+    torch.testing.assert_close(data.read(data.ids[1]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_several_coils_become_their_root_sum_of_squares_and_magnitudes_stay(tmp_path):
+    rng = np.random.default_rng(0)
+    coils = rng.standard_normal((2, 3, 12, 10)) + 1j * rng.standard_normal((2, 3, 12, 10))
+    rss = np.sqrt((np.abs(coils) ** 2).sum(axis=1))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = centred_fft(torch.from_numpy(coils)).numpy().astype(np.complex64)
+        file["reconstruction_rss"] = rss.astype(np.float32)
+    one = slices(tmp_path).read("a/slice_001")
+    two = slices(tmp_path, key="reconstruction_rss").read("a/slice_001")
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    wanted = rss[1, 1:11] / rss[1, 1:11].max()
+    np.testing.assert_allclose(one[0].numpy(), wanted, rtol=1e-4, atol=1e-5)
+    assert one[1].abs().max() == 0
+
+
+def test_a_folder_of_pictures_is_one_of_magnitudes(tmp_path):
+    pixels = np.arange(0, 144, dtype=np.uint8).reshape(12, 12)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    found = slices(tmp_path).read("x")
+    np.testing.assert_allclose(found[0].numpy(), pixels / 143, atol=1e-5)
+    assert found.shape == (2, 12, 12)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        slices(tmp_path / "nowhere")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["other"] = np.zeros(3)
+    with pytest.raises(UserError, match=r"a\.h5 has no 'kspace'; it has other"):
+        slices(tmp_path)
+    with pytest.raises(UserError, match=r"'other' must be k-space .* it is float64\[3\]"):
+        slices(tmp_path, key="other")
+    (tmp_path / "a.h5").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"a\.h5 is not a readable HDF5 file"):
+        slices(tmp_path)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = np.zeros((1, 8, 8), dtype=np.complex64)
+    with pytest.raises(UserError, match=r"a\.h5, slice 0 holds NaN, infinity or nothing but zeros"):
+        slices(tmp_path).read("a/slice_000")
+    with pytest.raises(UserError, match="is 8x8, smaller than the crop of 9"):
+        slices(tmp_path, crop=9).read("a/slice_000")
