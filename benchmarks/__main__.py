@@ -17,6 +17,7 @@ from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
 from benchmarks.matrix import matrix
+from benchmarks.mri import mri
 from benchmarks.overhead import overhead
 from benchmarks.pipeline import pipeline
 from benchmarks.recipe import recipe_weights
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "held-out-toon": held_out_toon,
     "learned-prior": learned_prior,
     "matrix": matrix,
+    "mri": mri,
     "overhead": overhead,
     "pipeline": pipeline,
     "recipe-weights": recipe_weights,
