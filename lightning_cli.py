@@ -15,6 +15,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,14 +25,17 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from datamodules import MeasuredData, TrainingImages
 from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
-from posterior.callbacks.files import write_whole
+from posterior.callbacks.report import Session
 from posterior.dps_files import convert
-from posterior.errors import UserError
+from posterior.errors import StoppedElsewhere, UserError
+from posterior.files import write_whole
 from posterior.module import PosteriorSampling
 from posterior.priors import Prior
 from posterior.training import DenoisingTraining
@@ -64,7 +69,10 @@ class KeepConfig(SaveConfigCallback):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning only notes a SIGTERM and goes on predicting; a run can be killed at any moment, so let it die
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if trainer.local_rank > 0 and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
+            end_with_parent()
 
     def has_started(self, folder: Path) -> bool:
         """Whether the folder holds something that a resumed run would go on from."""
@@ -94,6 +102,18 @@ class KeepConfig(SaveConfigCallback):
         yield "trainer.precision", config["trainer"]["precision"]
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it cannot tell those that it has launched."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent's watch", daemon=True).start()
+
+
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The leaves of a part of a configuration, as (dotted key, value)."""
     if isinstance(value, dict):
@@ -116,6 +136,14 @@ class KeepPredictConfig(KeepConfig):
             return (
                 f"{folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
                 "to, have changed): choose another output.dir, or delete it"
+            )
+        sessions = Journal(folder / "journal").sessions()
+        features = {distance.name for distance in pl_module.distances}
+        before = Session.last(Journal(folder / "journal")).references if started and sessions else {}
+        if started and sessions and set(before) != features:
+            return (
+                f"{folder} holds a run with the features of {', '.join(sorted(before)) or 'no network'}, now there are "
+                f"those of {', '.join(sorted(features)) or 'none'} (are its weights there?): choose another output.dir"
             )
         write_whole(path, f"{fingerprint}\n".encode())
         return None
@@ -141,27 +169,38 @@ class CheckedCLI(LightningCLI):
         return trainer
 
 
+SHARED_PRIORS: dict[str, Prior] = {}
+"""Priors of earlier runs in this process, by their settings."""
+
+
+def shared_prior(key: str) -> Prior:
+    """A prior that is loaded already; stands in a configuration in place of its settings."""
+    return SHARED_PRIORS[key]
+
+
 class PredictCLI(CheckedCLI):
     """`predict`: with the run's folder (`output`) and no prediction kept in memory.
 
     Args:
-        priors: priors that are loaded already, by their settings; what this run loads is added.
+        share_prior: keep the prior for later runs in this process, and take that of an earlier one with its settings.
     """
 
-    def __init__(self, *args: Any, priors: dict[str, Prior], **kwargs: Any) -> None:
-        self.priors = priors
+    def __init__(self, *args: Any, share_prior: bool, **kwargs: Any) -> None:
+        self.share_prior = share_prior
         super().__init__(*args, **kwargs)
 
-    def before_instantiate_classes(self) -> None:
+    def instantiate_classes(self) -> None:
+        if not self.share_prior:
+            return super().instantiate_classes()
+        self.asked = self.config
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         key = yaml.safe_dump(settings[self.subcommand]["model"]["prior"])
-
-        def loaded(class_type: type[Prior], *args: Any, **kwargs: Any) -> Prior:
-            if key not in self.priors:
-                self.priors[key] = class_type(*args, **kwargs)
-            return self.priors[key]
-
-        self.parser.add_instantiator(loaded, Prior, prepend=True)
+        if key in SHARED_PRIORS:
+            self.config = self.config.clone()
+            stand_in = Namespace(class_path=f"{__name__}.shared_prior", init_args=Namespace(key=key))
+            self.config[f"{self.subcommand}.model.prior"] = stand_in
+        super().instantiate_classes()
+        SHARED_PRIORS[key] = self.model.prior
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -171,6 +210,8 @@ class PredictCLI(CheckedCLI):
         parser.add_lightning_class_args(ResultWriter, "output")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        if self.share_prior:
+            self.config = self.asked  # what config.yaml is written from
         if self.config_init[self.subcommand].trainer.strategy == "ddp":
             # the first collective comes when the last image is done: a fast rank may wait long for a slow one
             kwargs["strategy"] = DDPStrategy(timeout=timedelta(days=7))
@@ -244,8 +285,8 @@ def with_dps_files(arguments: list[str]) -> list[str]:
     return [command, "--config", str(path), *rest]
 
 
-def predict(args: list[str], started: RunStarted, priors: dict[str, Prior] | None = None) -> None:
-    """Draw posterior samples; ``priors`` are those of earlier runs in this process, which need not be loaded again."""
+def predict(args: list[str], started: RunStarted, share_prior: bool = False) -> None:
+    """Draw posterior samples."""
     defaults = TRAINER_DEFAULTS | {
         "inference_mode": False,  # guided samplers need autograd
         "enable_progress_bar": False,  # SamplingProgress is there instead
@@ -260,7 +301,7 @@ def predict(args: list[str], started: RunStarted, priors: dict[str, Prior] | Non
         auto_configure_optimizers=False,
         trainer_defaults=defaults,
         args=args,
-        priors={} if priors is None else priors,
+        share_prior=share_prior,
     )
 
 
@@ -316,7 +357,8 @@ def main(args: list[str] | None = None) -> None:
         if cause is None:
             raise
         first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-        if first or started.value:  # before the start, all ranks find the same error
+        told = isinstance(cause, StoppedElsewhere)
+        if not told and (first or started.value):  # before the start, all ranks find the same error
             print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
 

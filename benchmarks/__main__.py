@@ -63,6 +63,6 @@ if __name__ == "__main__":
             run_matrix(sys.argv[2:])
         else:
             auto_cli(COMMANDS, as_positional=False)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from matplotlib.figure import Figure
 from PIL import Image
 
-from posterior.callbacks.files import write_whole
+from benchmarks.cells import Cell
 from posterior.callbacks.table import HEADINGS
 from posterior.errors import UserError
+from posterior.files import write_whole
 
-Place = tuple[str, str, int, dict[str, Any]]
-"""Task, sampler, seed and configuration of a cell."""
 NOT_METRICS = {"id", "sample", "picked"}
 PAIRED = ("l2", "psnr", "ssim", "lpips_alex", "lpips_alex_x2", "lpips_vgg")
 
@@ -47,10 +47,11 @@ class Result:
     values: dict[str, dict[str, float]]
 
     @classmethod
-    def read(cls, place: Place) -> Result | None:
-        """Of a cell that has finished; None of one that has not."""
-        task, sampler, seed, config = place
-        folder = Path(config["output"]["dir"])
+    def read(cls, cell: Cell) -> Result | None:
+        """Of a cell that has run to its end under its settings; None of any other."""
+        folder = cell.dir
+        if not cell.ended:
+            return None
         try:
             report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
@@ -63,7 +64,7 @@ class Result:
                 if name not in NOT_METRICS and text:
                     grouped.setdefault(name, {}).setdefault(row["id"], []).append(float(text))
         values = {name: {i: float(np.mean(v)) for i, v in by_id.items()} for name, by_id in grouped.items()}
-        return cls(task, sampler, seed, config, folder, report, values)
+        return cls(cell.task, cell.sampler, cell.seed, cell.config, folder, report, values)
 
     def distance(self, name: str) -> dict[str, float]:
         """FID or KID by feature network."""
@@ -73,7 +74,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images, and half of its 95 % interval (None for one image)."""
+    """A mean over images, and half of its 95 % interval by Student's t (None for one image)."""
 
     mean: float
     half: float | None
@@ -81,8 +82,10 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-        return cls(float(np.mean(values)), half, len(values))
+        count, half = len(values), None
+        if count > 1:
+            half = float(scipy.stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1)) / count**0.5
+        return cls(float(np.mean(values)), half, count)
 
     def text(self, signed: bool = False) -> str:
         """Mean +- half width."""
@@ -92,49 +95,53 @@ class Estimate:
         return f"{self.mean:{sign}.4g}" + ("" if self.half is None else f" ± {self.half:.2g}")
 
 
-def write_matrix_report(folder: Path, places: Sequence[Place]) -> None:
+def write_matrix_report(folder: Path, cells: Sequence[Cell]) -> None:
     """Write table.csv (a row a cell), table.md (a row a task and sampler, over seeds) and report.html.
 
     Raises:
-        UserError: if no cell has finished, or samplers of the same task and seed had other measurements.
+        UserError: if no cell has run to its end; after the tables are written, if samplers of the same task and seed
+            had other measurements.
     """
-    results = [result for result in map(Result.read, places) if result is not None]
+    results = [result for result in map(Result.read, cells) if result is not None]
     if not results:
         raise UserError(f"{folder}: no cell of the matrix has finished")
-    same = check_measurements(results)
+    compared, other = compare_measurements(results)
     write_whole(folder / "table.csv", csv_table(results).encode())
     table = markdown(results)
     write_whole(folder / "table.md", table.encode())
-    missing = len(places) - len(results)
-    write_whole(folder / "report.html", page(folder.name, results, same, missing).encode())
+    missing = len(cells) - len(results)
+    write_whole(folder / "report.html", page(folder.name, results, compared, other, missing).encode())
     print(table)
     print(f"report: {folder / 'report.html'}" + (f" ({missing} cells have not finished)" if missing else ""))
+    if other:
+        raise UserError(f"{len(other)} of {compared} measurements differ between samplers, first {other[0]}")
 
 
-def check_measurements(results: Sequence[Result]) -> int:
-    """How many measurements were compared between samplers, byte by byte as they were written.
+def compare_measurements(results: Sequence[Result]) -> tuple[int, list[str]]:
+    """How many pictures of measurements were compared between samplers, and which differ by more than a grey level.
 
-    Raises:
-        UserError: naming the first that differs.
+    (On other devices the last bit of A x, and with it the rounding of a pixel, may be another.)
     """
-    first: dict[tuple[str, int, str], tuple[bytes, str]] = {}
-    compared = 0
+    first: dict[tuple[str, int, str], tuple[np.ndarray, str]] = {}
+    compared, other = 0, []
     for result in results:
         for image_id in result.values.get("nfe_forward", {}):
             path = result.dir / "images" / image_id / "measurement.png"
-            content = path.read_bytes()
-            before = first.setdefault((result.task, result.seed, image_id), (content, result.sampler))
-            if before[0] != content:
-                raise UserError(
-                    f"{result.task}, seed {result.seed}, image {image_id}: {result.sampler} had another measurement "
-                    f"than {before[1]}"
-                )
-            compared += before[1] != result.sampler
-    return compared
+            if not path.is_file():
+                continue
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture).astype(int)
+            before, sampler = first.setdefault((result.task, result.seed, image_id), (pixels, result.sampler))
+            if sampler == result.sampler:
+                continue
+            compared += 1
+            if before.shape != pixels.shape or np.abs(before - pixels).max() > 1:
+                other.append(f"{result.task}, seed {result.seed}, image {image_id}: {result.sampler} and {sampler}")
+    return compared, other
 
 
 def csv_table(results: Sequence[Result]) -> str:
-    """A row a cell: mean and standard error of each metric, FID and KID, counts."""
+    """A row a cell: mean and half of the 95 % interval of each metric, FID and KID, counts."""
     rows = []
     for result in results:
         row: dict[str, Any] = {"task": result.task, "sampler": result.sampler, "seed": result.seed}
@@ -232,7 +239,8 @@ def sweeps(results: Sequence[Result]) -> list[dict[str, float]]:
         if step is not None:
             rest = json.dumps([sampler["class_path"], arguments], sort_keys=True)
             found.setdefault(rest, {})[result.sampler] = float(step)
-    return [steps for steps in found.values() if len(steps) > 1]
+    several = [steps for steps in found.values() if len(steps) > 1]
+    return [steps for number, steps in enumerate(several) if steps not in several[:number]]  # once for all tasks
 
 
 def step_size_figure(results: Sequence[Result], steps: Mapping[str, float]) -> Figure:
@@ -288,9 +296,9 @@ figure { margin: 1rem 0; } figcaption { color: #555; }
 """
 
 
-def page(name: str, results: Sequence[Result], compared: int, missing: int) -> str:
+def page(name: str, results: Sequence[Result], compared: int, other: Sequence[str], missing: int) -> str:
     """report.html: one file, pictures inside."""
-    parts = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(_about(results, compared, missing))}</p>"]
+    parts = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(_about(results, compared, other, missing))}</p>"]
     parts += ["<h2>Metrics</h2>", "<p>Means over images ± half a 95 % interval.</p>", _html_table(metric_rows(results))]
     paired = paired_rows(results)
     if len(paired) > 1:
@@ -310,12 +318,13 @@ def page(name: str, results: Sequence[Result], compared: int, missing: int) -> s
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
 
 
-def _about(results: Sequence[Result], compared: int, missing: int) -> str:
+def _about(results: Sequence[Result], compared: int, other: Sequence[str], missing: int) -> str:
     report = results[0].report
     versions = ", ".join(f"{key} {value}" for key, value in report["versions"].items())
     failed = sum(len(result.report["failed"]) for result in results)
     parts = [f"{len(results)} cells", f"{missing} not finished" if missing else "", f"{failed} failed images"]
-    parts += [f"{compared} measurements found the same for all samplers", f"{report['device']}", versions]
+    same = "all the same" if not other else f"{len(other)} NOT the same, first {other[0]}"
+    parts += [f"{compared} pictures of measurements compared between samplers, {same}", report["device"], versions]
     return "; ".join(part for part in parts if part) + "."
 
 

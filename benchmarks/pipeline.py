@@ -20,8 +20,8 @@ from pytorch_lightning.profilers import SimpleProfiler
 
 from datamodules import ImageFolder
 from posterior.callbacks import ResultWriter, SamplingProgress
-from posterior.callbacks.files import write_whole
 from posterior.errors import UserError
+from posterior.files import write_whole
 from posterior.images import to_pixels
 from posterior.metrics import L2, PSNR, SSIM, Residual
 from posterior.module import PosteriorSampling
@@ -112,6 +112,7 @@ def pipeline(
     module = PosteriorSampling(prior, sampler, metrics=[L2(), PSNR(), SSIM(), Residual()])
     meter, profiler = MemoryMeter(), SimpleProfiler()
     trainer = pl.Trainer(
+        devices=1,
         callbacks=[SamplingProgress(), ResultWriter(run), meter],
         profiler=profiler,
         logger=False,
@@ -144,13 +145,12 @@ def zipped_pictures(prior: GaussianFieldPrior, num_images: int, size: int) -> by
 
 
 def decoding_rate(data: ImageFolder) -> float:
-    """Images a second that a worker delivers, its start not counted."""
+    """Images a second that a worker delivers after its first batch (two more may be waiting by then)."""
     data.setup("predict")
-    done, begun = 0, 0.0
-    for number, batch in enumerate(data.predict_dataloader()):
-        if number == 2:  # the worker is up, its first batches were waiting
-            begun = time.perf_counter()
-        done += len(batch.ids) if number > 2 else 0
+    batches = iter(data.predict_dataloader())
+    next(batches)  # the worker is up
+    begun = time.perf_counter()
+    done = sum(len(batch.ids) for batch in batches)
     return done / (time.perf_counter() - begun)
 
 
@@ -165,7 +165,7 @@ def stages(profiler: SimpleProfiler, module: PosteriorSampling, num_images: int)
     assert sampling is not None
     return {
         "wait for images": of("predict_next"),
-        "measure, to the device": of("batch_to_device") + of("on_after_batch_transfer"),
+        "measure, to the device": of("Strategy", "batch_to_device"),
         "sample": float(sampling),
         "metrics": of("predict_step") - float(sampling),
         "hand over to the writer": of("ResultWriter", "on_predict_batch_end"),

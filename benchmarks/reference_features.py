@@ -39,12 +39,13 @@ def reference_features(
     network = network or Inception()
     if network.unavailable:
         raise UserError(network.unavailable)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.to(device)
     files = list(list_images(Path(images)).values())[:limit]
     rows = []
     for start in range(0, len(files), batch_size):
-        batch = [load_image(file, crop, size)[None] for file in files[start : start + batch_size]]
-        rows += [network(image.to(next(network.parameters()).device)).cpu() for image in batch]
+        batch = [load_image(file, crop, size).to(device) for file in files[start : start + batch_size]]
+        rows.append(network(batch).cpu())
         print(f"\r{min(start + batch_size, len(files))} of {len(files)} images", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     write_features(Path(output), torch.cat(rows), network.name)

@@ -21,7 +21,8 @@ def summarise(dir: Path) -> None:
         UserError: if it holds no journal, or no complete image.
     """
     journal = Journal(Path(dir) / "journal")
-    report = write_report(Path(dir), journal, Session.last(journal))
-    if not report.ids:
+    session = Session.last(journal)
+    if not journal.complete(session.labels):
         raise UserError(f"{dir}: no image is complete yet")
+    report = write_report(Path(dir), journal, session)
     print(f"{dir}: metrics.json and per_image.csv of {len(report.ids)} complete images")

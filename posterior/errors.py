@@ -10,3 +10,7 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
+
+
+class StoppedElsewhere(UserError):
+    """Another process of this run has said what is wrong; this one only stops."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -17,6 +18,13 @@ from torch import Tensor
 from posterior.errors import UserError
 
 EXTENSIONS = {".png", ".jpg", ".jpeg"}
+
+
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError),  # damaged, encrypted, of unknown compression
+)
+"""What reading a bad image file raises, on its own or in a zip."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +55,17 @@ def list_images(root: Path) -> dict[str, ImageFile]:
     """All PNG and JPEG files of a folder or zip, recursively: image id -> file, sorted by id.
 
     The id is the relative path without extension. A zip (as StyleGAN and EDM use them, without the labels) has the ids
-    of the folder that it was made from.
+    of the folder that it was made from (the folder's own name must not be part of the paths within it).
 
     Raises:
-        UserError: if it is missing, holds no image, is no zip, or two files share an id.
+        UserError: if it is missing, holds no image, is no zip, two files share an id, or a path leads out of it.
     """
     kind, found = ("zip", _zipped(root)) if root.suffix.lower() == ".zip" else ("image folder", _in_folder(root))
     files: dict[str, ImageFile] = {}
     for name, file in sorted(found, key=lambda pair: pair[0]):
         path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(f"{kind} {root}: a file in it is called {name}, which leads out of it")
         if path.suffix.lower() in EXTENSIONS:
             image_id = path.with_suffix("").as_posix()
             if image_id in files:
@@ -105,7 +115,7 @@ def load_image(path: ImageFile, crop: int | None = None, size: int | None = None
             deep = any(";16" in str(tile[3]) for tile in file.tile)  # Pillow would cut 16-bit colours to 8 bits
             image = ImageOps.exif_transpose(file)
             image.load()
-    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"image {path} cannot be decoded ({error}): replace or remove the file") from error
     if deep or image.mode.startswith(("I", "F")):
         raise UserError(f"image {path} has more than 8 bits a channel, which are not read: convert it")

@@ -31,6 +31,10 @@ def warn_once(reason: str) -> None:
     log.warning(reason)
 
 
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Precision of the trainer -> dtype of a network's matrix products."""
+
+
 def check_precision(trainer: pl.Trainer) -> None:
     """Weights, states and averages stay in float32; mixed precision is the network's alone.
 
@@ -55,7 +59,7 @@ class PosteriorSampling(pl.LightningModule):
         distances: distances between the set of first samples and a reference set, e.g. FID.
 
     Raises:
-        UserError: if num_samples < 1, or pick_best has nothing to pick from.
+        UserError: if num_samples < 1, pick_best has nothing to pick from, or two distances have the same network.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class PosteriorSampling(pl.LightningModule):
         if pick_best:
             columns |= {"best": names, "oracle": names}
         self.means = RecordMeans(columns)
+        if len({one.name for one in distances or []}) < len(distances or []):
+            raise UserError("model.distances: each feature network may stand there once")
         self.distances = [one for one in distances or [] if not one.network.unavailable]
         self._unavailable = [one.network.unavailable for one in distances or [] if one.network.unavailable]
         self._distance_modules = nn.ModuleList(self.distances)
@@ -88,6 +94,9 @@ class PosteriorSampling(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer)
+        for module in self.prior.modules():
+            if isinstance(module, Prior):
+                module.network_dtype = MIXED.get(str(self.trainer.precision))
         self.means.reset()
         if self.trainer.is_global_zero:
             for reason in [*(metric.unavailable for metric in self.metrics), *self._unavailable]:
@@ -95,7 +104,14 @@ class PosteriorSampling(pl.LightningModule):
                     warn_once(reason)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
-        """Samples of one batch with their records; None for an empty batch."""
+        """Samples of one batch with their records; None for an empty batch.
+
+        Mixed precision is the prior's own affair (`Prior.network_dtype`): all that is here is in float32.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._predicted(batch)
+
+    def _predicted(self, batch: Batch) -> Prediction | None:
         if batch.measurement is None:
             return Prediction(batch, torch.empty(0), [], batch.failed) if batch.failed else None
         measurement = batch.measurement.repeat(self.num_samples)
@@ -111,8 +127,7 @@ class PosteriorSampling(pl.LightningModule):
         chains = samples.reshape(self.num_samples, len(batch.ids), *samples.shape[1:])
         good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
         batch, chains = batch.keep(good), chains[:, good]
-        with torch.autocast(self.device.type, enabled=False):  # metrics in full precision
-            records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
+        records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
         self.means.count(records)
         return Prediction(batch, chains, records, batch.failed | failed)
 

@@ -20,8 +20,9 @@ from cleanfid.fid import fid_from_feats, get_folder_features, kernel_distance
 from PIL import Image
 
 from datamodules import ImageFolder
-from lightning_cli import main
-from posterior.callbacks import Journal, ResultWriter, files
+from lightning_cli import RunStarted, main, predict
+from posterior import files
+from posterior.callbacks import Journal, ResultWriter
 from posterior.metrics import PSNR, VGG16Pixels
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
@@ -463,7 +464,7 @@ def test_a_writer_never_holds_more_than_a_few_batches(run, monkeypatch):
     slow, ahead = files.write_whole, []
 
     def write(path, content):
-        time.sleep(0.005)
+        time.sleep(0.05)
         slow(path, content)
 
     monkeypatch.setattr("posterior.callbacks.results.write_whole", write)
@@ -479,6 +480,81 @@ def test_a_writer_never_holds_more_than_a_few_batches(run, monkeypatch):
     run(model__sampler={"class_path": "posterior.samplers.ExactGaussian"})
     assert len(ahead) == 20
     assert 2 <= max(ahead) <= 4  # one at work, two waiting, one being handed over
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"class_path": "posterior.samplers.ExactGaussian"},
+        {"class_path": "posterior.samplers.ProximalDenoising", "init_args": {"covariance": "jacobian"}},
+        {
+            "class_path": "posterior.samplers.Projection",
+            "init_args": {
+                "schedule": {"class_path": "posterior.samplers.RespacedSigmas", "init_args": {"respacing": 10}}
+            },
+        },
+    ],
+)
+def test_mixed_precision_is_the_networks_alone(run, tmp_path, sampler):
+    operator = {"class_path": "posterior.operators.SuperResolution", "init_args": {"scale": 2}}
+    changes = {"model__sampler": sampler, "data__init_args__operator": operator}
+    plain = samples(run(**changes))
+    mixed = samples(run("--trainer.precision", "bf16-mixed", output__dir=str(tmp_path / "mixed"), **changes))
+    assert all(np.array_equal(plain[i], mixed[i]) for i in IDS)
+
+
+def test_a_prior_within_a_prior_is_the_outer_one(run):
+    """Also where priors are shared between runs of a process."""
+    field = yaml.safe_load(write_config(run.tmp_path / "x.yaml", run.images, run.tmp_path / "x").read_text())
+    prior = {
+        "class_path": "posterior.priors.PerturbedPrior",
+        "init_args": {
+            "prior": field["model"]["prior"],
+            "error": {
+                "class_path": "posterior.priors.ShellError",
+                "init_args": {"dimension": 768, "radius": 1.0, "width": 0.9, "order": 2.0, "error": 5.0},
+            },
+        },
+    }
+    config = write_config(run.tmp_path / "y.yaml", run.images, run.tmp_path / "y", model__prior=prior)
+    seen = [samples(run(output__dir=str(run.tmp_path / "plain")))]
+    for name in ("one", "two"):
+        output = run.tmp_path / name
+        predict(["predict", "--config", str(config), "--output.dir", str(output)], RunStarted(), share_prior=True)
+        seen.append(samples(output))
+        saved = yaml.safe_load((output / "config.yaml").read_text())["model"]["prior"]
+        assert saved["class_path"] == "posterior.priors.PerturbedPrior"
+    assert all(np.array_equal(seen[1][i], seen[2][i]) for i in IDS)
+    assert not any(np.allclose(seen[0][i], seen[1][i]) for i in IDS)
+
+
+def test_features_that_come_or_go_are_not_mixed_into_a_run(run, capsys, lpips_weights, monkeypatch):
+    distance = {
+        "class_path": "posterior.metrics.FeatureDistance",
+        "init_args": {"network": {"class_path": "posterior.metrics.VGG16Pixels"}},
+    }
+    changes = {"model__distances": [distance], "model__metrics": [{"class_path": "posterior.metrics.PSNR"}]}
+    run("--data.init_args.limit", "1", **changes)
+    monkeypatch.setenv("TORCH_HOME", str(run.tmp_path / "empty"))
+    line = complaint(run, capsys, **changes)
+    assert "holds a run with the features of vgg16, now there are those of none (are its weights there?)" in line
+    assert "each feature network may stand there once" in complaint(
+        run, capsys, **changes | {"model__distances": [distance] * 2}
+    )
+
+
+def test_loggers_do_not_make_ranks_wait_for_each_other(run, root, tmp_path):
+    """Uneven ranks: with a collective a batch this would hang."""
+    logger = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "log")}}
+    config = write_config(tmp_path / "c.yaml", run.images, tmp_path / "out", trainer__logger=logger)
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config), "--trainer.devices", "2"]
+    done = subprocess.run(
+        [*command, "--trainer.strategy", "ddp"], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "log").rglob("metrics.csv")
+    batches = [row["batch/sample/psnr"] for row in csv.DictReader(path.open()) if row["batch/sample/psnr"]]
+    assert len(batches) == 2  # rank 0's
 
 
 def test_loggers_get_settings_means_and_grid(run, tmp_path):
@@ -567,7 +643,7 @@ def test_progress_shows_images_and_steps(run, capsys, monkeypatch):
     run()
     lines = capsys.readouterr().err
     assert "0 of 3 images done; annealed Langevin, step 29 of 29" in lines
-    assert "3 of 3 images done; batch written" in lines
+    assert "3 of 3 images done; batch sampled" in lines
 
 
 def test_the_best_of_several_runs_is_reported_and_shown(run, capsys):

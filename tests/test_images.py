@@ -149,3 +149,20 @@ def test_a_bad_zip_and_a_bad_file_in_a_zip_are_named(tmp_path):
         archive.writestr("dataset.json", "{}")
     with pytest.raises(UserError, match="holds no PNG or JPEG"):
         list_images(tmp_path / "empty.zip")
+
+
+def test_damaged_and_leading_out_members_are_named(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "x.png", "x.png")
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[200:260] = bytes(60)
+    (tmp_path / "x.zip").write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"x\.zip/x\.png cannot be decoded"):
+        load_image(list_images(tmp_path / "x.zip")["x"])
+    for name in ("../../evil.png", "/abs/x.png"):
+        with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+            archive.writestr(name, b"x")
+        with pytest.raises(UserError, match="which leads out of it"):
+            list_images(tmp_path / "out.zip")

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from lightning_cli import main
-from posterior.callbacks import Journal, files
+from posterior import files
+from posterior.callbacks import Journal
 from tests.test_cli import run, samples, write_config, write_images  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
@@ -87,7 +88,35 @@ def test_a_summary_can_be_made_again_from_the_journal_alone(run, root, tmp_path)
     assert [(output / name).read_bytes() for name in ("metrics.json", "per_image.csv")] == before
     done = subprocess.run([*command[:-1], str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stderr.strip() == f"error: {tmp_path / 'journal'} holds no journal of a run"
+    assert done.stderr.startswith(f"error: {tmp_path / 'journal'} holds no journal of a run")
+
+
+def test_processes_end_when_the_one_that_launched_them_is_killed(root, tmp_path):
+    images = write_images(tmp_path / "images", [f"{n:02d}" for n in range(40)])
+    slow = {"growth": 0.02, "num_levels": 400}
+    changes = {"model__sampler__init_args__schedule__init_args": slow}
+    config = write_config(tmp_path / "config.yaml", images, tmp_path / "killed", **changes)
+    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    process = subprocess.Popen(
+        command, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while recorded(tmp_path / "killed") < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()  # the first process alone
+    process.wait()
+    ended = time.monotonic() + 30
+    while time.monotonic() < ended:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.2)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("a process went on without the one that had launched it")
+    assert recorded(tmp_path / "killed") < 40
 
 
 def test_a_full_disk_is_one_clear_line_and_what_is_complete_stays(run, monkeypatch, capsys):  # noqa: F811

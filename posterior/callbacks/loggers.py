@@ -17,7 +17,7 @@ from posterior.metrics import RecordMeans, Summary
 def log_batch(loggers: Sequence[Logger], columns: dict[str, list[str]], records: Iterable[Record], step: int) -> None:
     """Means over a batch's images, as ``batch/<kind>/<metric>``; the step is the number of images before it."""
     if loggers:
-        means = RecordMeans(columns)
+        means = RecordMeans(columns, local=True)
         means.count(records)
         for logger in loggers:
             logger.log_metrics(_flat("batch/", means.compute()), step)

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from posterior.callbacks.files import write_whole
+from posterior.files import write_whole
 from posterior.images import to_pixels
 
 STD_RANGE = 0.3

@@ -82,7 +82,7 @@ class SamplingProgress(pl.Callback):
         if self.live is not None and self.images is not None:
             self.live.update(self.images, completed=self.done)
         elif trainer.is_global_zero and self.total and time.monotonic() - self.last_line > self.seconds_between_lines:
-            self._line("batch written")
+            self._line("batch sampled")
 
     def _line(self, what: str) -> None:
         self.last_line = time.monotonic()

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from posterior.callbacks.files import write_whole
 from posterior.callbacks.journal import Journal, Record
 from posterior.errors import UserError
+from posterior.files import write_whole
 from posterior.metrics import RecordMeans, Summary, distances
 
 
@@ -52,7 +52,9 @@ class Session:
             assert isinstance(labels, list)
             return cls(labels=set(labels), **found)  # type: ignore[arg-type]
         except (IndexError, KeyError, TypeError) as error:
-            raise UserError(f"{journal.folder} holds no journal of a run") from error
+            raise UserError(
+                f"{journal.folder} holds no journal of a run (or one of an earlier version: start that run once more)"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def write_report(
     """
     records = [r for r in journal.complete(session.labels) if wanted is None or r["id"] in wanted]
     if summary is None:
-        means = RecordMeans(session.columns)
+        means = RecordMeans(session.columns, local=True)
         means.count(records)
         summary = means.compute()
     ids = {str(record["id"]) for record in records}

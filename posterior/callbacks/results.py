@@ -19,14 +19,15 @@ from torch import Tensor
 import posterior
 from posterior.batch import Batch, Prediction
 from posterior.callbacks.background import BackgroundWorker
-from posterior.callbacks.files import explained, write_whole
 from posterior.callbacks.journal import Journal, Record
 from posterior.callbacks.loggers import log_batch, log_run
 from posterior.callbacks.pictures import make_grid, picture_names, png, std_picture
 from posterior.callbacks.report import Session, write_report
 from posterior.callbacks.table import format_distances, format_table
-from posterior.errors import UserError
+from posterior.errors import StoppedElsewhere, UserError
+from posterior.files import explained, write_whole
 from posterior.images import to_pixels
+from posterior.metrics import Summary
 from posterior.module import PosteriorSampling
 
 
@@ -124,7 +125,8 @@ class ResultWriter(pl.Callback):
             return
         assert isinstance(pl_module, PosteriorSampling)
         files = self.files(outputs) if outputs.records else []
-        log_batch(trainer.loggers, pl_module.means.columns, outputs.records, self.done)
+        if trainer.is_global_zero:
+            log_batch(trainer.loggers, pl_module.means.columns, outputs.records, self.done)
         self.done += len(outputs.batch.ids)
 
         def write() -> None:
@@ -173,18 +175,33 @@ class ResultWriter(pl.Callback):
         assert isinstance(pl_module, PosteriorSampling)
         self.finish(trainer)
         summary = pl_module.means.compute()  # collective; after it every rank's journal is complete
-        if not trainer.is_global_zero:
-            return
+        problem: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                self.conclude(trainer, pl_module, summary)
+            except (UserError, OSError) as error:
+                problem = error
+        stopped = trainer.strategy.broadcast(problem is not None)
+        if problem is not None:
+            raise problem
+        if stopped:
+            raise StoppedElsewhere("the first process has said what is wrong")
+
+    def conclude(self, trainer: pl.Trainer, pl_module: PosteriorSampling, summary: Summary) -> None:
+        """The run's tables, grid and last lines.
+
+        Raises:
+            UserError: if images failed.
+        """
         wanted = set(self.data(trainer).ids)
         with explained(self.dir):
             report = write_report(self.dir, self.journal, self.session(trainer, pl_module), summary, wanted)
-        ids = sorted(report.ids)
-        failed = report.failed
+            ids, failed, grid = sorted(report.ids), report.failed, self.dir / "grid.png"
+            if ids:
+                shown = ids[: self.grid_images]
+                there = {path.stem for path in (self.dir / "images" / shown[0]).iterdir()}
+                make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, there), grid)
         if ids:
-            grid = self.dir / "grid.png"
-            shown = ids[: self.grid_images]
-            there = {path.stem for path in (self.dir / "images" / shown[0]).iterdir()}
-            make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, there), grid)
             print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
             print(format_table(summary, pl_module.num_samples))
             for line in format_distances(report.distances):
@@ -206,14 +223,14 @@ class ResultWriter(pl.Callback):
         problem: BaseException | None = None
         try:
             self.worker.close()
-        except (UserError, OSError) as error:
+        except Exception as error:
             problem = error
         stopped = torch.tensor(0.0 if problem is None else 1.0, device=trainer.strategy.root_device)
         stopped = trainer.strategy.reduce(stopped, reduce_op="sum")
         if problem is not None:
             raise problem
         if float(stopped) > 0:
-            raise UserError("another device's files could not be written")
+            raise StoppedElsewhere("another device's files could not be written")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         with contextlib.suppress(UserError, OSError):  # what is sampled already is kept, if it can be

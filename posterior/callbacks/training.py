@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import posterior
-from posterior.callbacks.files import write_whole
 from posterior.callbacks.pictures import save_png, sheet
 from posterior.errors import UserError
+from posterior.files import write_whole
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
 from posterior.samplers import DDIM, RespacedSigmas, ReverseDiffusion

@@ -34,6 +34,9 @@ class ImageMetric(nn.Module, ABC):
 class MeanOverImages(torchmetrics.Metric):
     """Mean of per-image values and its standard error, over batches and ranks; each image counts once.
 
+    Args:
+        local: `compute` is of this process alone.
+
     The values themselves are kept (one number an image) and summed in float64 at the end: sums of squares in float32
     lose a small standard error, and some devices have no float64.
     """
@@ -41,8 +44,8 @@ class MeanOverImages(torchmetrics.Metric):
     full_state_update = False
     values: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, local: bool = False) -> None:
+        super().__init__(sync_on_compute=not local)
         self.add_state("values", [], dist_reduce_fx="cat")
 
     def update(self, values: Tensor) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import io
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
 from posterior.errors import UserError
+from posterior.files import write_whole
 from posterior.images import to_pixels
 from posterior.metrics.features import VGG16Features, frechet_distance, hub_file, kernel_distance
 
@@ -22,7 +25,7 @@ SIDE = 299
 """Side in pixels to which clean-fid resizes."""
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-"""Of NVIDIA's TorchScript translation of the 2015 network, the file that clean-fid uses (README, "FID and KID")."""
+"""Of NVIDIA's TorchScript translation of the 2015 network, which clean-fid uses (docs/pipeline.md, "FID and KID")."""
 
 
 class PixelFeatures(nn.Module, ABC):
@@ -42,11 +45,13 @@ class PixelFeatures(nn.Module, ABC):
         """Features (B, D) of pictures (B, 3, 299, 299), float32 in [0, 255]."""
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (B, D), float32, of images (B, C, H, W) in [-1, 1], clipped and rounded to 8 bits; C is 1 or 3."""
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Features (B, D), float32, of images (C, H, W) in [-1, 1], clipped and rounded to 8 bits; C is 1 or 3.
+
+        A sequence may have images of several sizes.
+        """
         pixels = np.stack([_resizer()(to_pixels(image)) for image in x]).transpose(0, 3, 1, 2)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.of_resized(torch.from_numpy(np.ascontiguousarray(pixels)).to(x.device)).float()
+        return self.of_resized(torch.from_numpy(np.ascontiguousarray(pixels)).to(x[0].device)).float()
 
 
 @functools.cache
@@ -70,7 +75,7 @@ class Inception(PixelFeatures):
         super().__init__()
         path = hub_file(INCEPTION_FILE) if file is None else Path(file)
         if not path.is_file():
-            self.unavailable = f"FID and KID need {path} (README, 'FID and KID', says where to get it)"
+            self.unavailable = f"FID and KID need {path} (docs/pipeline.md, 'FID and KID', says where to get it)"
             return
         if hashlib.sha256(path.read_bytes()).hexdigest() != INCEPTION_SHA256:
             raise UserError(f"{path} is not {INCEPTION_FILE}: its SHA-256 is not {INCEPTION_SHA256}")
@@ -135,9 +140,9 @@ def decode(text: str) -> np.ndarray:
 
 def write_features(path: Path, features: Tensor, network: str) -> None:
     """Write a reference set: features (N, D) and the network's name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez(file, features=features.cpu().numpy().astype(np.float32), network=np.array(network))
+    buffer = io.BytesIO()
+    np.savez(buffer, features=features.cpu().numpy().astype(np.float32), network=np.array(network))
+    write_whole(path, buffer.getvalue())
 
 
 def read_features(path: Path, network: str) -> Tensor:
@@ -149,8 +154,10 @@ def read_features(path: Path, network: str) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as found:
             features, made_with = torch.from_numpy(found["features"]), str(found["network"])
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no set of reference features ({error}): see README, 'FID and KID'") from error
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is no set of reference features ({error}): see docs/pipeline.md, 'FID and KID'"
+        ) from error
     if made_with != network:
         raise UserError(f"{path} holds features of {made_with}, not of {network}")
     return features

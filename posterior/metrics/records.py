@@ -20,11 +20,12 @@ class RecordMeans(nn.Module):
     Args:
         columns: names of the metrics of each kind: "sample" (samples 0, 1, ... of an image are averaged first), "mean",
             "best", "oracle".
+        local: `compute` is of this process alone, and no collective.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, columns: Mapping[str, Sequence[str]], local: bool = False) -> None:
         super().__init__()
-        self.means = {kind: {name: MeanOverImages() for name in names} for kind, names in columns.items()}
+        self.means = {kind: {name: MeanOverImages(local) for name in names} for kind, names in columns.items()}
         self._modules_of_means = nn.ModuleList([mean for means in self.means.values() for mean in means.values()])
 
     @property

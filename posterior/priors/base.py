@@ -35,9 +35,16 @@ class Prior(nn.Module, ABC):
     """Smallest noise level at which the prior can be evaluated; the unsmoothed score is read here."""
     sigma_max: float = math.inf
 
+    network_dtype: torch.dtype | None = None
+    """Of a network's matrix products (autocast), bfloat16 or float16; None: as its weights. All else is float32."""
+
     def __init__(self) -> None:
         super().__init__()
         self.cost = Cost()
+
+    def autocast(self, x: Tensor) -> torch.autocast:
+        """The context in which a network is called, and nothing else."""
+        return torch.autocast(x.device.type, dtype=self.network_dtype, enabled=self.network_dtype is not None)
 
     @abstractmethod
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
@@ -124,12 +131,8 @@ class ClosedFormPrior(Prior):
         """Gradient of log p_sigma(x); ``sigma`` is a float or (B, 1, 1, 1), 0 allowed."""
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
-        return x + sigma**2 * self._exact_score(x, sigma), None
-
-    def _exact_score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # exact means exact
-            return self._score(x, sigma)
+        return x + sigma**2 * self._score(x, sigma), None
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The exact score, counted as a forward evaluation; see `Prior.score`."""
-        return self._counted(self._exact_score(x, self._checked(x, sigma)))
+        return self._counted(self._score(x, self._checked(x, sigma)))

@@ -55,7 +55,8 @@ class DiffusionPrior(Prior):
             timesteps = torch.from_numpy(self.noise_schedule.timestep(levels).astype(np.float32)).to(x.device)
         else:  # no copy to the device, which would wait for it
             timesteps = torch.full((len(x),), float(self.noise_schedule.timestep(sigma)), device=x.device)
-        output = self.network(x / (1 + sigma**2) ** 0.5, timesteps).to(x.dtype)  # under autocast it is bfloat16
+        with self.autocast(x):
+            output = self.network(x / (1 + sigma**2) ** 0.5, timesteps).to(x.dtype)
         channels = x.shape[1]
         mean = output[:, :channels]
         if self.prediction == "v":

@@ -49,7 +49,8 @@ class ScoreNetworkPrior(Prior):
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
         levels = sigma.flatten() if isinstance(sigma, Tensor) else torch.full((len(x),), sigma, device=x.device)
-        found = self.network(x, levels).to(x.dtype)
+        with self.autocast(x):
+            found = self.network(x, levels).to(x.dtype)
         if self.output == "denoised":
             return found, None
         return x + (sigma**2 * found if self.output == "score" else -sigma * found), None

@@ -12,9 +12,8 @@ from tests.test_cli import write_images
 def test_the_pipeline_is_taken_apart(tmp_path, capsys):
     found = pipeline(num_images=24, size=32, batch_size=4, num_workers=0, output=tmp_path)
     assert found.images_per_second > 0
-    assert all(seconds >= 0 for seconds in found.stages.values())
-    assert found.stages["sample"] > 0
-    assert found.stages["metrics"] > 0
+    assert all(seconds > 0 for seconds in found.stages.values())
+    assert 24 * sum(found.stages.values()) < found.seconds
     assert [done for done, _ in found.memory] == [4, 8, 12, 16, 20, 24]
     assert (tmp_path / "pipeline.png").is_file()
     assert (tmp_path / "run" / "images" / "00000" / "img00000023" / "sample_000.png").is_file()

@@ -74,6 +74,10 @@ def test_a_reference_set_is_read_back_and_another_network_is_refused(vgg, tmp_pa
         read_features(path, "inception")
     with pytest.raises(UserError, match="no set of reference features"):
         FeatureDistance(vgg, tmp_path / "nothing.npz")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="no set of reference features"):
+        read_features(path, "vgg16")
+    write_features(path, vgg(list(images)), vgg.name)
     records = records_of(vgg, pictures(5, 4), images)
     from_file = distances(records, {"vgg16": str(path)})["vgg16"]
     assert from_file["fid"] == pytest.approx(distances(records, {"vgg16": None})["vgg16"]["fid"], rel=1e-9)
