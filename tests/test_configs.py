@@ -21,8 +21,11 @@ from posterior.samplers import Sampler
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
 TRAINING = sorted((CONFIGS / "train").glob("*.yaml"))
+ELSEWHERE = {"benchmark", "data"}  # tests/benchmarks/test_matrix.py runs them
 EXPERIMENTS = sorted(
-    path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in FRAGMENTS and path not in TRAINING
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name not in {*FRAGMENTS, *ELSEWHERE} and path not in TRAINING
 )
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
@@ -53,6 +56,7 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
         *("--data.init_args.num_workers", "0"),
     ],
     "dps": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--data.init_args.num_workers", "0"],
+    "mri": [*FEW_LEVELS, "--model.num_samples", "2"],
     "recorded": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3"],
     "toon32_mixture": ["--model.num_samples", "2"],
     "ffhq256_gaussian": ["--model.num_samples", "2", "--data.init_args.size", "64"],
@@ -81,7 +85,7 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
     arguments += ["--data.init_args.limit", "1", "--trainer.accelerator", "cpu"]
     if data["class_path"] == "datamodules.ToonFaces":
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
-    elif data["class_path"] != "datamodules.ImageArray":
+    elif data["class_path"] not in ("datamodules.ImageArray", "datamodules.Phantoms"):
         folder = tmp_path / "data"
         folder.mkdir()
         np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3, 64, 64)))
@@ -104,7 +108,10 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", TRAINING, ids=name)
 def test_training_runs_on_a_tiny_subset(path, tmp_path):
-    pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
+    cache: list[str] = []
+    if "Toon" in yaml.safe_load(path.read_text())["data"]["training"]["class_path"]:
+        pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
+        cache = [f"--data.{part}.init_args.cache={tmp_path}" for part in ("training", "validation")]
     main(
         [
             *("fit", "--config", str(path), "--output.dir", str(tmp_path / "run"), "--trainer.devices", "1"),
@@ -112,7 +119,7 @@ def test_training_runs_on_a_tiny_subset(path, tmp_path):
             *("--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--data.batch_size", "4"),
             *("--output.sheet_images", "2", "--output.sheet_steps", "2"),
             *("--data.training.init_args.count", "4", "--data.validation.init_args.count", "4"),
-            *("--data.training.init_args.cache", str(tmp_path), "--data.validation.init_args.cache", str(tmp_path)),
+            *cache,
         ]
     )
     assert (tmp_path / "run" / "prior.safetensors").stat().st_size < 15_000_000
