@@ -11,6 +11,7 @@ python lightning_cli.py predict --dps.model_config F --dps.diffusion_config F --
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import signal
@@ -27,7 +28,6 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from datamodules import MeasuredData, TrainingImages
@@ -71,8 +71,6 @@ class KeepConfig(SaveConfigCallback):
         # Lightning only notes a SIGTERM and goes on predicting; a run can be killed at any moment, so let it die
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if trainer.local_rank > 0 and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
-            end_with_parent()
 
     def has_started(self, folder: Path) -> bool:
         """Whether the folder holds something that a resumed run would go on from."""
@@ -102,8 +100,12 @@ class KeepConfig(SaveConfigCallback):
         yield "trainer.precision", config["trainer"]["precision"]
 
 
+@functools.cache
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone: killed, it cannot tell those that it has launched."""
+    """End a process that Lightning has launched when its launcher is gone: killed, that one cannot tell the others."""
+    launched = int(os.environ.get("LOCAL_RANK", 0)) > 0
+    if not launched or "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+        return
     parent = os.getppid()
 
     def watch() -> None:
@@ -287,6 +289,7 @@ def with_dps_files(arguments: list[str]) -> list[str]:
 
 def predict(args: list[str], started: RunStarted, share_prior: bool = False) -> None:
     """Draw posterior samples."""
+    end_with_parent()
     defaults = TRAINER_DEFAULTS | {
         "inference_mode": False,  # guided samplers need autograd
         "enable_progress_bar": False,  # SamplingProgress is there instead
@@ -307,6 +310,7 @@ def predict(args: list[str], started: RunStarted, share_prior: bool = False) -> 
 
 def fit(args: list[str], started: RunStarted) -> None:
     """Train a prior."""
+    end_with_parent()
     defaults = TRAINER_DEFAULTS | {
         "enable_progress_bar": sys.stderr.isatty(),
         "max_epochs": -1,

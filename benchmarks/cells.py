@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import lightning_cli
@@ -45,14 +46,15 @@ class Cell:
         return f"{self.task} / {self.sampler} / seed {self.seed}"
 
     @property
-    def num_processes(self) -> int:
-        """Over all nodes."""
+    def distributed(self) -> bool:
+        """Whether there may be other processes beside this one."""
         trainer = self.config.get("trainer", {})
-        devices = trainer.get("devices", 1)
-        return (devices if isinstance(devices, int) else 1) * trainer.get("num_nodes", 1)
+        devices = trainer.get("devices", "auto")
+        alone = torch.cuda.device_count() < 2 if devices == "auto" else devices in (1, "1")
+        return not alone or trainer.get("num_nodes", 1) > 1
 
     def digest(self) -> str:
-        """Of the settings that decide results, and of the prior's files (by size and time)."""
+        """Of the settings that decide results, and of the files that they name (by size and time)."""
         settings = {
             "model": self.config["model"],
             "data": self.config["data"],
@@ -60,7 +62,7 @@ class Cell:
             "save_samples": self.config["output"].get("save_samples"),
         }
         kept = _without(settings, lightning_cli.CHANGEABLE - {"limit"})
-        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(self.config["model"])]
+        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(kept)]
         return hashlib.blake2b(json.dumps([kept, files], sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _state(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def matrix(
         try:
             run_cell(cell)
         except (UserError, OSError) as error:
-            if cell.num_processes > 1:  # the others may be elsewhere: all have to stop
+            if cell.distributed:  # the others may be elsewhere: all have to stop
                 raise
             failures[cell.name] = error
             print(f"{cell.name}: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ from benchmarks.pooled import PooledStreams
 from benchmarks.sensing import sensing
 from benchmarks.tables import write_rows
 from datamodules import PhantomImages
+from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics import NMSE, ImageMetric, MagnitudePSNR, MagnitudeSSIM, Residual
 from posterior.metrics.distribution import bootstrap, coverage
@@ -46,6 +47,8 @@ CENTER = {4: 0.08, 8: 0.04}
 ExactPrior = GaussianFieldPrior | GaussianMixturePrior
 Draw = Callable[["Case", Measurement, int], Tensor]
 """Of (images, their measurements with a row a chain, seed): samples (R, C, H, W)."""
+THRESHOLDS = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Of the LASSO, to choose from."""
 ANCHOR_SIGMA = 0.1
 """Noise of Algorithm 2's anchor, and the level at which the kinetic chain begins."""
 
@@ -77,6 +80,8 @@ class Row:
     """Of 90 % intervals of single numbers; None for methods without samples."""
     coverage_low: float | None = None
     coverage_high: float | None = None
+    setting: float | None = None
+    """The LASSO's threshold, the scale of DPS, the noise of an anchor."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,12 @@ def mri(
         shares: of the coefficients that compressed sensing measures.
         smoke: small sizes, under a minute.
         seed: of everything.
+
+    Raises:
+        UserError: if an acceleration is another one.
     """
+    if strange := set(accelerations) - set(CENTER):
+        raise UserError(f"mri: accelerations are {', '.join(map(str, CENTER))}, got {', '.join(map(str, strange))}")
     if smoke:
         size, num_fitted, num_images, calls, coils, shares = 16, 200, 4, 40, (1, 2), (0.2, 0.5)
     rows, pictures = [], {}
@@ -147,8 +157,10 @@ def mri(
                 family = CartesianMRI(acceleration, CENTER[acceleration], num_coils=count)
                 case = Case.draw(prior, family, num_images, sigma_y, seed, size)
                 other = Case.draw(prior, family, 8, sigma_y, seed + 1, size)
-                found = evaluate(case, methods(other, calls, seed), num_samples, seed)
+                chosen = methods(other, calls, seed)
+                found = evaluate(case, chosen.draws, num_samples, seed)
                 for method, row in found.rows(prior_name, acceleration, count):
+                    row.setting = chosen.settings.get(method)
                     rows.append(row)
                     print(_line(row), flush=True)
                     if count == coils[0]:
@@ -173,8 +185,16 @@ def fitted(size: int, count: int, seed: int) -> dict[str, ExactPrior]:
     }
 
 
-def methods(other: Case, calls: int, seed: int) -> dict[str, Draw]:
-    """Name -> how samples are drawn; settings that have to be chosen are chosen on other images."""
+@dataclass(frozen=True)
+class Methods:
+    """How samples are drawn, and the settings that were chosen on other images, by method."""
+
+    draws: dict[str, Draw]
+    settings: dict[str, float]
+
+
+def methods(other: Case, calls: int, seed: int) -> Methods:
+    """All of them; what has to be chosen is chosen on other images."""
     prior, measured = other.prior, other.measurement
     sigma_y = measured.gaussian_sigma("mri")
     pool = PooledStreams(len(other.truth), seed + 1)
@@ -182,7 +202,7 @@ def methods(other: Case, calls: int, seed: int) -> dict[str, Draw]:
     def error(x: Tensor) -> float:
         return float(NMSE()(x, other.truth, measured).mean())
 
-    threshold = best_scale(lambda t: Lasso(t)(prior, measured, pool), error, (0.1, 0.3, 1.0, 3.0, 10.0))
+    threshold = best_scale(lambda t: Lasso(t)(prior, measured, pool), error, THRESHOLDS)
     scale = best_scale(
         lambda s: plain_dps(calls, s)(prior, measured, PooledStreams(len(other.truth), seed + 1)),
         error,
@@ -223,7 +243,7 @@ def methods(other: Case, calls: int, seed: int) -> dict[str, Draw]:
         anchors = anchor.repeat(len(rows.y) // len(anchor), 1, 1, 1)
         return second.from_anchor(prior, rows, anchors, PooledStreams(len(rows.y), seed))
 
-    return {
+    draws: dict[str, Draw] = {
         "zero-filled": lambda case, rows, seed: rows.linear_operator("mri").adjoint(rows.y),
         "LASSO": by(lasso),
         "DPS": by(plain_dps(calls, scale)),
@@ -232,6 +252,7 @@ def methods(other: Case, calls: int, seed: int) -> dict[str, Draw]:
         "kinetic": by(kinetic),
         "exact": lambda case, rows, seed: exact(prior, rows, seed),
     }
+    return Methods(draws, {"LASSO": threshold, "DPS": scale, "Algorithm 3": radius, "Algorithm 2": ANCHOR_SIGMA})
 
 
 def exact(prior: ExactPrior, rows: Measurement, seed: int) -> Tensor:

@@ -21,7 +21,7 @@ from posterior.priors import GaussianMixturePrior
 from posterior.random import stream
 from posterior.samplers import AnnealedLangevin, GeometricAnnealing, Lasso, RespacedSigmas, ReverseDiffusion
 
-THRESHOLDS = (0.1, 0.3, 1.0, 3.0, 10.0)
+THRESHOLDS = (1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @dataclass

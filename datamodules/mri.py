@@ -211,11 +211,14 @@ class MRISlices(ImageData):
         if not self.root.is_dir():
             raise UserError(f"folder {self.root} does not exist")
         self.places = {}
-        for path in sorted(self.root.rglob("*.h5")):
+        for path in sorted(p for p in self.root.rglob("*") if p.suffix in (".h5", ".hdf5")):
             name = path.relative_to(self.root).with_suffix("").as_posix()
             count = self._dataset(path, lambda data: data.shape[0])
             self.places |= {f"{name}/slice_{number:03d}": (path, number) for number in range(count)}
-        self.pictures = {} if self.places else dict(list_images(self.root))
+        try:
+            self.pictures = {} if self.places else dict(list_images(self.root))
+        except UserError as error:
+            raise UserError(f"{self.root} holds neither HDF5 files (.h5, .hdf5) nor pictures ({error})") from error
         return sorted([*self.places, *self.pictures])
 
     def _dataset(self, path: Path, read: Any) -> Any:

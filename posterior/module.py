@@ -59,7 +59,8 @@ class PosteriorSampling(pl.LightningModule):
         distances: distances between the set of first samples and a reference set, e.g. FID.
 
     Raises:
-        UserError: if num_samples < 1, pick_best has nothing to pick from, or two distances have the same network.
+        UserError: if num_samples < 1, pick_best has nothing to pick from, or two metrics or distances the same
+            name.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class PosteriorSampling(pl.LightningModule):
         if pick_best:
             columns |= {"best": names, "oracle": names}
         self.means = RecordMeans(columns)
+        if len({metric.name for metric in self.metrics}) < len(self.metrics):
+            raise UserError("model.metrics: two of them have the same name")
         if len({one.name for one in distances or []}) < len(distances or []):
             raise UserError("model.distances: each feature network may stand there once")
         self.distances = [one for one in distances or [] if not one.network.unavailable]
@@ -220,6 +223,7 @@ class PosteriorSampling(pl.LightningModule):
                 metric.unavailable
                 or (metric.needs_truth and batch.truth is None)
                 or min(x.shape[-2:]) < metric.least_side
+                or (metric.channels is not None and x.shape[1] not in metric.channels)
             ):
                 continue
             values[metric.name] = metric(x, batch.truth, batch.measurement).tolist()

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from posterior import Batch, Measurement, Streams, UserError, stream
-from posterior.metrics import L2, LPIPS, PSNR, Residual
+from posterior.metrics import L2, LPIPS, PSNR, MagnitudePSNR, Residual
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
-from posterior.operators import RandomInpainting
+from posterior.operators import CartesianMRI, RandomInpainting
 from posterior.samplers import DPS, ExactGaussian, RespacedSigmas, Sampler
 
 SHAPE = (3, 16, 16)
@@ -144,6 +144,16 @@ def test_pictures_too_small_for_a_metric_go_without_it(field, lpips_weights):
     assert "lpips_alex" not in module.predict_step(make_batch("a"), 0).records[0]
     small = torch.rand(1, 3, 32, 32)
     assert torch.isfinite(LPIPS("alex")(small, small.flip(-1), make_batch("a").measurement)).all()
+
+
+def test_metrics_of_pictures_leave_complex_images_out(field):
+    truth = torch.rand(1, 2, 16, 16)
+    operator = CartesianMRI(4, 0.1).realise((2, 16, 16), [stream(0, "a", -1, "operator")])
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.1), torch.randn_like(truth))
+    module = make_module(field, metrics=[L2(), PSNR(), Residual()])
+    assert set(module.evaluate(truth + 0.1, Batch(["a"], 0, measurement, truth))) == {"l2", "residual"}
+    with pytest.raises(UserError, match=r"model\.metrics: two of them have the same name"):
+        make_module(field, metrics=[PSNR(), MagnitudePSNR()])
 
 
 def test_failures_to_measure_are_passed_on(field):

@@ -25,6 +25,8 @@ class ImageMetric(nn.Module, ABC):
     unavailable: str | None = None
     least_side: int = 1
     """Smallest height and width in pixels for which the metric is defined."""
+    channels: tuple[int, ...] | None = None
+    """Numbers of channels for which it is defined; None: any."""
 
     @abstractmethod
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:

@@ -39,6 +39,7 @@ class PSNR(ImageMetric):
     """Peak signal-to-noise ratio of each image in dB; images clipped and mapped to [0, 1], data range 1."""
 
     name = "psnr"
+    channels = (1, 3)
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
         assert truth is not None
@@ -54,6 +55,7 @@ class SSIM(ImageMetric):
     """
 
     name = "ssim"
+    channels = (1, 3)
     least_side = 6
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
@@ -77,6 +79,7 @@ class LPIPS(ImageMetric):
         UserError: if upsample < 1.
     """
 
+    channels = (3,)
     WEIGHTS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": VGG16_WEIGHTS}
 
     def __init__(self, net: Literal["alex", "vgg"] = "alex", upsample: int = 1) -> None:

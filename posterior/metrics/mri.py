@@ -23,6 +23,7 @@ class NMSE(ImageMetric):
     """|| |x| - |truth| ||^2 / || truth ||^2."""
 
     name = "nmse"
+    channels = (1, 2)
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
         assert truth is not None
@@ -34,6 +35,7 @@ class MagnitudePSNR(ImageMetric):
     """Peak signal-to-noise ratio of the magnitude in dB, the peak being the truth's largest value."""
 
     name = "psnr"
+    channels = (1, 2)
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
         assert truth is not None
@@ -45,6 +47,7 @@ class MagnitudeSSIM(ImageMetric):
     """Structural similarity of the magnitude by scikit-image, 7x7 uniform window, data range the truth's maximum."""
 
     name = "ssim"
+    channels = (1, 2)
     least_side = 7
 
     def __init__(self) -> None:

@@ -44,7 +44,9 @@ class Dense(LinearOperator):
     def norm(self) -> Tensor:
         return torch.linalg.matrix_norm(self.matrix.cpu().double(), 2)
 
-    def diagonal(self) -> Diagonal:
+    def diagonal(self) -> Diagonal | None:
+        if self.matrix.shape[1] > 4096:  # a d x d decomposition costs more than it saves: conjugate gradients
+            return None
         values, vectors = torch.linalg.eigh(self.matrix.mT.double() @ self.matrix.double())
         basis = vectors.to(self.matrix)
 

@@ -199,7 +199,8 @@ class CartesianMRI(OperatorFamily):
 
     Raises:
         UserError: if a number is out of range or the file is bad; on realisation, if the images have not two channels,
-            or the sensitivities another size.
+            or the sensitivities another size, or the centre has
+            no column or all that the acceleration leaves.
     """
 
     random = True
@@ -225,6 +226,12 @@ class CartesianMRI(OperatorFamily):
         channels, height, width = image_shape
         if channels != 2:
             raise UserError(f"CartesianMRI: images must have 2 channels (real, imaginary), got {tuple(image_shape)}")
+        low = round(width * self.center_fraction)
+        if not 1 <= low < width / self.acceleration:
+            raise UserError(
+                f"CartesianMRI: a centre of {self.center_fraction:g} is {low} of {width} columns; it must be at least "
+                f"one, and fewer than the {width / self.acceleration:g} that acceleration {self.acceleration:g} leaves"
+            )
         masks, coils = [], []
         for generator in streams:
             rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))

@@ -114,4 +114,7 @@ def wavelet_matrix(wavelet: str, side: int) -> Tensor:
     if not found.orthogonal:
         raise UserError(f"Lasso: the wavelet {wavelet!r} is not orthogonal")
     averages, details = pywt.dwt(np.eye(side), found, mode="periodization", axis=0)
-    return torch.from_numpy(np.concatenate([averages, details]))
+    matrix = torch.from_numpy(np.concatenate([averages, details]))
+    if (matrix @ matrix.T - torch.eye(side)).abs().max() > 1e-6:  # the tables of some are rounded
+        raise UserError(f"Lasso: the wavelet {wavelet!r} is not orthogonal")
+    return matrix

@@ -86,6 +86,8 @@ def test_a_folder_of_pictures_is_one_of_magnitudes(tmp_path):
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         slices(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds neither HDF5 files \(\.h5, \.hdf5\) nor pictures"):
+        slices(tmp_path)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["other"] = np.zeros(3)
     with pytest.raises(UserError, match=r"a\.h5 has no 'kspace'; it has other"):

@@ -48,11 +48,17 @@ def test_equispaced_masks_have_the_acceleration_they_say(width, acceleration, fr
         start = (width - low + 1) // 2
         assert mask[start : start + low].all()
         assert mask.sum() == pytest.approx(width / acceleration, rel=0.06)
-        gaps = np.diff(np.flatnonzero(mask))
         spacing = acceleration * (low - width) / (low * acceleration - width)
-        assert set(gaps) <= {1, *(int(np.floor(spacing)), int(np.ceil(spacing)))} | set(range(2, int(spacing) + 1))
-        outer = gaps[: np.flatnonzero(mask)[0] + 3]
-        assert abs(outer[outer > 1].mean() - spacing) < 1
+        first = int(np.random.RandomState(seed).randint(0, round(spacing)))
+        expected = {int(np.around(first + k * spacing)) for k in range(width) if first + k * spacing < width - 1}
+        assert set(np.flatnonzero(mask).tolist()) == expected | set(range(start, start + low))
+
+
+@pytest.mark.parametrize(("width", "acceleration", "fraction"), [(16, 4, 0.24), (8, 8, 0.04), (32, 8, 0.12)])
+def test_a_centre_that_is_nothing_or_everything_is_refused(width, acceleration, fraction):
+    for mask in ("random", "equispaced"):
+        with pytest.raises(UserError, match=r"CartesianMRI: a centre of .* columns; it must be at least one"):
+            CartesianMRI(acceleration, fraction, mask).realise((2, 8, width), streams(1))
 
 
 def test_the_transform_is_orthonormal_and_centred():

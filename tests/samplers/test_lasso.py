@@ -96,6 +96,8 @@ def test_what_does_not_fit_is_named():
         Lasso(wavelet="nothing")
     with pytest.raises(UserError, match=r"'bior2\.2' is not orthogonal"):
         Lasso(wavelet="bior2.2")
+    with pytest.raises(UserError, match="'dmey' is not orthogonal"):  # its table is rounded
+        Lasso(wavelet="dmey")
     operator = PhaseRetrieval().realise((1, 8, 8))
     measurement = Measurement(torch.ones(1, *operator.measurement_shape), operator, GaussianNoise(0.1))
     with pytest.raises(UserError, match="Lasso"):
