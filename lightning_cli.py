@@ -139,10 +139,9 @@ class KeepPredictConfig(KeepConfig):
                 f"{folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
                 "to, have changed): choose another output.dir, or delete it"
             )
-        sessions = Journal(folder / "journal").sessions()
-        features = {distance.name for distance in pl_module.distances}
-        before = Session.last(Journal(folder / "journal")).references if started and sessions else {}
-        if started and sessions and set(before) != features:
+        journal, features = Journal(folder / "journal"), {distance.name for distance in pl_module.distances}
+        before = set(Session.last(journal).references) if started and journal.sessions() else features
+        if before != features:
             return (
                 f"{folder} holds a run with the features of {', '.join(sorted(before)) or 'no network'}, now there are "
                 f"those of {', '.join(sorted(features)) or 'none'} (are its weights there?): choose another output.dir"

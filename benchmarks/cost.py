@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from benchmarks.step_size import ANCHOR_SIGMA, SIGMA_Y, TASKS, measured_faces
-from benchmarks.tables import read_rows, write_rows
+from benchmarks.tables import interval, read_rows, write_rows
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics import L2, LPIPS, Residual
@@ -357,22 +357,17 @@ def summary(rows: Sequence[Row], dps: Sequence[Row]) -> Summary:
     return Summary(
         len(pairs),
         _relative([(a.l2, b.l2) for a, b in pairs]),
-        _interval([a.lpips - b.lpips for a, b in pairs]),
-        _interval([a.residual for a, _ in pairs]),
+        interval([a.lpips - b.lpips for a, b in pairs]),
+        interval([a.residual for a, _ in pairs]),
         _relative(means) if means else None,
-        _interval(spreads) if spreads else None,
+        interval(spreads) if spreads else None,
         *(float(np.mean([getattr(a, name) for a, _ in pairs])) for name in ("forward", "backward", "seconds")),
     )
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return float(np.mean(values)), half
-
-
 def _relative(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     base = float(np.mean([b for _, b in pairs]))
-    middle, half = _interval([a - b for a, b in pairs])
+    middle, half = interval([a - b for a, b in pairs])
     return 100 * middle / base, 100 * half / base
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.exact_posterior import best_scale, plain_dps
 from benchmarks.pooled import PooledStreams
 from benchmarks.sensing import sensing
-from benchmarks.tables import write_rows
+from benchmarks.tables import interval, write_rows
 from datamodules import PhantomImages
 from posterior.errors import UserError
 from posterior.measurement import Measurement
@@ -291,12 +291,12 @@ class Found:
             acceleration,
             coils,
             method,
-            *_interval(psnr),
-            *_interval(ssim),
-            *_interval(nmse),
+            *interval(psnr),
+            *interval(ssim),
+            *interval(nmse),
             nmse_of_mean=float(mean.mean()),
-            nmse_vs_lasso=100 * _interval(nmse - lasso)[0] / float(lasso.mean()),
-            nmse_vs_lasso_half=100 * _interval(nmse - lasso)[1] / float(lasso.mean()),
+            nmse_vs_lasso=100 * interval(nmse - lasso)[0] / float(lasso.mean()),
+            nmse_vs_lasso_half=100 * interval(nmse - lasso)[1] / float(lasso.mean()),
             residual=float(residual.mean()),
             **dict(zip(("forward", "backward", "seconds"), self.cost[method], strict=True)),
         )
@@ -335,11 +335,6 @@ def evaluate(case: Case, draws: dict[str, Draw], num_samples: int, seed: int) ->
         found.samples[method] = x.view(count, *case.truth.shape)
         found.cost[method] = (forward, backward, seconds)
     return found
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return float(values.mean()), half
 
 
 def _magnitude(x: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from PIL import Image
 from pytorch_lightning.profilers import SimpleProfiler
 
 from datamodules import ImageFolder
+from lightning_cli import TRAINER_DEFAULTS
 from posterior.callbacks import ResultWriter, SamplingProgress
 from posterior.errors import UserError
 from posterior.files import write_whole
@@ -115,11 +116,9 @@ def pipeline(
         devices=1,
         callbacks=[SamplingProgress(), ResultWriter(run), meter],
         profiler=profiler,
-        logger=False,
         inference_mode=False,
         enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
+        **TRAINER_DEFAULTS,
     )
     begun = time.perf_counter()
     trainer.predict(module, datamodule=data, return_predictions=False)

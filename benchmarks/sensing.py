@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.exact_posterior import best_scale
 from benchmarks.pooled import PooledStreams
-from benchmarks.tables import write_rows
+from benchmarks.tables import interval, write_rows
 from posterior.measurement import Measurement
 from posterior.noise import GaussianNoise
 from posterior.operators import SubsampledTransform
@@ -91,14 +91,14 @@ def sensing(
         )
         lasso = _errors(Lasso(threshold)(prior, measurement, PooledStreams(num_images, seed)), truth)
         found = _errors(sampler(prior, measurement, PooledStreams(num_images, seed)), truth)
-        difference = _interval(found - lasso)
+        difference = interval(found - lasso)
         rows.append(
             SensingRow(
                 share,
                 round(share * shape[1] * shape[2]) * shape[0],
                 threshold,
-                *_interval(lasso),
-                *_interval(found),
+                *interval(lasso),
+                *interval(found),
                 100 * difference[0] / float(lasso.mean()),
                 100 * difference[1] / float(lasso.mean()),
                 float((found <= 2 * lasso.mean()).mean()),
@@ -123,11 +123,6 @@ def _measured(
 
 def _errors(x: Tensor, truth: Tensor) -> np.ndarray:
     return ((x - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)).numpy()
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return float(values.mean()), half
 
 
 def _line(row: SensingRow) -> str:

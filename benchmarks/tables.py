@@ -1,4 +1,4 @@
-"""Tables of dataclass rows, as CSV files that are read back."""
+"""Tables of dataclass rows, as CSV files that are read back, and the intervals in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
 
 from posterior.errors import UserError
 
@@ -52,3 +54,9 @@ def write_rows(path: Path, rows: Sequence[Any]) -> None:
         for row in rows:
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in asdict(row).values()])
     partial.replace(path)
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean of independent values and half of its 95 % interval, 1.96 standard errors (NaN for one value)."""
+    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return float(np.mean(values)), half

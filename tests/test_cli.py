@@ -30,6 +30,17 @@ from posterior.operators import SuperResolution
 from posterior.priors import UNet
 from posterior.samplers import ExactGaussian
 
+FIELD = {
+    "class_path": "posterior.priors.GaussianFieldPrior",
+    "init_args": {
+        "mean": [0.0, 0.0, 0.0],
+        "components": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        "amplitude": [1e-2, 1e-2, 1e-2],
+        "exponent": [2.0, 2.0, 2.0],
+        "cutoff": [0.1, 0.1, 0.1],
+        "floor": 0.1,
+    },
+}
 SIDE = 16
 IDS = ["a", "b", "c"]
 
@@ -50,17 +61,7 @@ def write_config(path: Path, root: Path, output: Path, **changes: object) -> Pat
     """A small run of annealed Langevin; ``changes`` are dotted keys with ``__`` for the dot."""
     config = {
         "model": {
-            "prior": {
-                "class_path": "posterior.priors.GaussianFieldPrior",
-                "init_args": {
-                    "mean": [0.0, 0.0, 0.0],
-                    "components": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-                    "amplitude": [1e-2, 1e-2, 1e-2],
-                    "exponent": [2.0, 2.0, 2.0],
-                    "cutoff": [0.1, 0.1, 0.1],
-                    "floor": 0.1,
-                },
-            },
+            "prior": FIELD,
             "sampler": {
                 "class_path": "posterior.samplers.AnnealedLangevin",
                 "init_args": {
@@ -505,11 +506,10 @@ def test_mixed_precision_is_the_networks_alone(run, tmp_path, sampler):
 
 def test_a_prior_within_a_prior_is_the_outer_one(run):
     """Also where priors are shared between runs of a process."""
-    field = yaml.safe_load(write_config(run.tmp_path / "x.yaml", run.images, run.tmp_path / "x").read_text())
     prior = {
         "class_path": "posterior.priors.PerturbedPrior",
         "init_args": {
-            "prior": field["model"]["prior"],
+            "prior": FIELD,
             "error": {
                 "class_path": "posterior.priors.ShellError",
                 "init_args": {"dimension": 768, "radius": 1.0, "width": 0.9, "order": 2.0, "error": 5.0},

@@ -34,20 +34,23 @@ def values(output: Path) -> dict[str, dict[str, dict[str, float]]]:
     return {kind: {k: v for k, v in means.items() if k != "seconds"} for kind, means in metrics.items()}
 
 
-def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_undisturbed_run_gives(root, tmp_path):
-    images = write_images(tmp_path / "images", [f"{folder}/{n}" for folder in "ab" for n in range(6)])
-    slow = {"growth": 0.02, "num_levels": 300}
-    changes = {"model__sampler__init_args__schedule__init_args": slow}
-    config = write_config(tmp_path / "config.yaml", images, tmp_path / "killed", **changes)
+def started(root: Path, folder: Path, ids: list[str], num_levels: int) -> tuple[subprocess.Popen[bytes], Path, dict]:
+    """Two processes at work on images, their run's configuration, and what it changes."""
+    images = write_images(folder / "images", ids)
+    changes = {"model__sampler__init_args__schedule__init_args": {"growth": 0.02, "num_levels": num_levels}}
+    config = write_config(folder / "config.yaml", images, folder / "killed", **changes)
     command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
     command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    process = subprocess.Popen(
-        command, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    started = time.monotonic()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=root, start_new_session=True, **quiet), config, changes
+
+
+def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_undisturbed_run_gives(root, tmp_path):
+    process, config, changes = started(root, tmp_path, [f"{folder}/{n}" for folder in "ab" for n in range(6)], 300)
+    begun = time.monotonic()
     while recorded(tmp_path / "killed") < 3:
         assert process.poll() is None, "the run has ended before it could be killed"
-        assert time.monotonic() - started < 300
+        assert time.monotonic() - begun < 300
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)  # both processes at once
     process.wait()
@@ -55,7 +58,7 @@ def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_un
     assert 3 <= left < 12
     assert not (tmp_path / "killed" / "metrics.json").exists()
     main(["predict", "--config", str(config)])
-    write_config(tmp_path / "whole.yaml", images, tmp_path / "whole", **changes)
+    write_config(tmp_path / "whole.yaml", tmp_path / "images", tmp_path / "whole", **changes)
     main(["predict", "--config", str(tmp_path / "whole.yaml")])
     ours, theirs = samples(tmp_path / "killed"), samples(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
@@ -92,15 +95,7 @@ def test_a_summary_can_be_made_again_from_the_journal_alone(run, root, tmp_path)
 
 
 def test_processes_end_when_the_one_that_launched_them_is_killed(root, tmp_path):
-    images = write_images(tmp_path / "images", [f"{n:02d}" for n in range(40)])
-    slow = {"growth": 0.02, "num_levels": 400}
-    changes = {"model__sampler__init_args__schedule__init_args": slow}
-    config = write_config(tmp_path / "config.yaml", images, tmp_path / "killed", **changes)
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    process = subprocess.Popen(
-        command, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process, *_ = started(root, tmp_path, [f"{n:02d}" for n in range(40)], 400)
     while recorded(tmp_path / "killed") < 2:
         assert process.poll() is None
         time.sleep(0.05)

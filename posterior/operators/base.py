@@ -140,6 +140,57 @@ class LinearOperator(Operator):
         return conjugate_gradients(lambda x: self.adjoint(self.forward(x)) + shift * x, b, min(steps, max_steps))
 
 
+class MaskedOrthonormal(LinearOperator):
+    """y = M V^T x: some coefficients of an image in an orthonormal basis, pixels themselves by default.
+
+    Subclasses give the basis (`analyse`, `synthesise`). Coefficients that are not measured hold 0 in y.
+
+    Args:
+        mask: 1 = measured, (B, 1, H, W) or what multiplies coefficients (B, C, H, W) like it.
+        image_shape: (C, H, W), also that of the coefficients.
+    """
+
+    per_image: ClassVar[tuple[str, ...]] = ("mask",)
+
+    def __init__(self, mask: Tensor, image_shape: Sequence[int]) -> None:
+        super().__init__(image_shape)
+        self.mask = mask
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """V^T x, (B, C, H, W)."""
+        return x
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        """V c, (B, C, H, W)."""
+        return c
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask * self.analyse(x)
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        return self.synthesise(self.mask * v)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.mask * y
+
+    def num_measured(self) -> Tensor:
+        shape = torch.Size(self.measurement_shape)
+        return self.mask.flatten(1).sum(dim=1) * (shape.numel() // self.mask[0].numel())
+
+    def norm(self) -> Tensor:
+        return self.mask.amax(dim=(1, 2, 3)).cpu().double()
+
+    def norm_bound(self) -> float:
+        return 1.0
+
+    def diagonal(self) -> Diagonal | None:
+        return Diagonal(self.mask, self.analyse, self.synthesise)
+
+
 class OperatorFamily(ABC):
     """What a config names: settings from which each image's operator is drawn.
 
@@ -161,20 +212,22 @@ class OperatorFamily(ABC):
         """
 
 
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows (R, C, H, W), (R, 1, 1, 1)."""
+    return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+
+
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, num_steps: int) -> Tensor:
     """Solve apply(x) = b, symmetric and positive definite, for each row (R, C, H, W) on its own, in so many steps."""
 
-    def dot(a: Tensor, c: Tensor) -> Tensor:
-        return (a * c).sum(dim=(1, 2, 3), keepdim=True)
-
     x, residual, direction = torch.zeros_like(b), b, b
-    rho = dot(b, b)
+    rho = inner(b, b)
     for _ in range(num_steps):
         applied = apply(direction)
-        alpha = rho / dot(direction, applied).clamp_min(1e-30)  # a row that is solved has rho = 0 and stays
+        alpha = rho / inner(direction, applied).clamp_min(1e-30)  # a row that is solved has rho = 0 and stays
         x = x + alpha * direction
         residual = residual - alpha * applied
-        rho_next = dot(residual, residual)
+        rho_next = inner(residual, residual)
         direction = residual + rho_next / rho.clamp_min(1e-30) * direction
         rho = rho_next
     return x

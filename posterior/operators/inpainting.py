@@ -8,50 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from posterior.errors import UserError
-from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
+from posterior.operators.base import MaskedOrthonormal, OperatorFamily
 
 
-class Inpainting(LinearOperator):
+class Inpainting(MaskedOrthonormal):
     """y = mask * x, one mask per image for all its channels. A^T = A.
 
     Args:
         mask: (B, 1, H, W), 1 = pixel kept, 0 = pixel masked.
         image_shape: (C, H, W).
     """
-
-    per_image = ("mask",)
-
-    def __init__(self, mask: Tensor, image_shape: Sequence[int]) -> None:
-        super().__init__(image_shape)
-        self.mask = mask
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        return self.image_shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mask * x
-
-    def adjoint(self, v: Tensor) -> Tensor:
-        return self.mask * v
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.mask * y
-
-    def num_measured(self) -> Tensor:
-        return self.image_shape[0] * self.mask.flatten(1).sum(dim=1)
-
-    def norm(self) -> Tensor:
-        return self.mask.amax(dim=(1, 2, 3)).cpu().double()
-
-    def norm_bound(self) -> float:
-        return 1.0
-
-    def diagonal(self) -> Diagonal:
-        return Diagonal(self.mask, lambda x: x, lambda c: c)
 
 
 class RandomInpainting(OperatorFamily):

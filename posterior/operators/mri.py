@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posterior.errors import UserError
-from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily, power_iteration_norm
+from posterior.operators.base import MaskedOrthonormal, OperatorFamily, power_iteration_norm
 
 
 def to_complex(x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def root_sum_of_squares(z: Tensor) -> Tensor:
     return z.abs().square().sum(dim=1, keepdim=True).sqrt()
 
 
-class UndersampledFourier(LinearOperator):
+class UndersampledFourier(MaskedOrthonormal):
     """Some columns of the k-space of a complex image, seen by one coil: y = M F x.
 
     Args:
@@ -47,41 +47,11 @@ class UndersampledFourier(LinearOperator):
         image_shape: (2, H, W), real and imaginary part.
     """
 
-    per_image: ClassVar[tuple[str, ...]] = ("mask",)
+    def analyse(self, x: Tensor) -> Tensor:
+        return to_channels(centred_fft(to_complex(x)))
 
-    def __init__(self, mask: Tensor, image_shape: Sequence[int]) -> None:
-        super().__init__(image_shape)
-        self.mask = mask
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        return self.image_shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mask * to_channels(centred_fft(to_complex(x)))
-
-    def adjoint(self, v: Tensor) -> Tensor:
-        return to_channels(centred_ifft(to_complex(self.mask * v)))
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.mask * y
-
-    def num_measured(self) -> Tensor:
-        channels, height, _ = self.measurement_shape
-        return channels * height * self.mask.sum(dim=(1, 2, 3))
-
-    def norm(self) -> Tensor:
-        return self.mask.amax(dim=(1, 2, 3))
-
-    def norm_bound(self) -> float:
-        return 1.0
-
-    def diagonal(self) -> Diagonal | None:
-        return Diagonal(
-            self.mask,
-            lambda x: to_channels(centred_fft(to_complex(x))),
-            lambda c: to_channels(centred_ifft(to_complex(c))),
-        )
+    def synthesise(self, c: Tensor) -> Tensor:
+        return to_channels(centred_ifft(to_complex(c)))
 
     def view(self, y: Tensor) -> Tensor:
         """Root sum of squares of k-space on a log scale, three decades below each image's maximum, (B, 1, H, W)."""

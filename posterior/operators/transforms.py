@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy.fft
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from posterior.errors import UserError
-from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
+from posterior.operators.base import MaskedOrthonormal, OperatorFamily
 from posterior.operators.dense import Dense
 from posterior.random import stream
 
@@ -47,7 +47,7 @@ class GaussianSensing(OperatorFamily):
         return Dense(matrix, image_shape)
 
 
-class MaskedTransform(LinearOperator):
+class MaskedTransform(MaskedOrthonormal):
     """Some coefficients of a separable orthonormal transform of an image with random signs: y = M T D x.
 
     Args:
@@ -57,42 +57,17 @@ class MaskedTransform(LinearOperator):
         image_shape: (C, H, W).
     """
 
-    per_image = ("mask", "signs")
+    per_image: ClassVar[tuple[str, ...]] = ("mask", "signs")
 
     def __init__(self, mask: Tensor, signs: Tensor, rows: Tensor, columns: Tensor, image_shape: Sequence[int]) -> None:
-        super().__init__(image_shape)
-        self.mask, self.signs, self.row_matrix, self.column_matrix = mask, signs, rows, columns
+        super().__init__(mask, image_shape)
+        self.signs, self.row_matrix, self.column_matrix = signs, rows, columns
 
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        return self.image_shape
-
-    def _analyse(self, x: Tensor) -> Tensor:
+    def analyse(self, x: Tensor) -> Tensor:
         return self.row_matrix @ (self.signs * x) @ self.column_matrix.T
 
-    def _synthesise(self, c: Tensor) -> Tensor:
+    def synthesise(self, c: Tensor) -> Tensor:
         return self.signs * (self.row_matrix.T @ c @ self.column_matrix)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mask * self._analyse(x)
-
-    def adjoint(self, v: Tensor) -> Tensor:
-        return self._synthesise(self.mask * v)
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.mask * y
-
-    def num_measured(self) -> Tensor:
-        return self.image_shape[0] * self.mask.sum(dim=(1, 2, 3))
-
-    def norm(self) -> Tensor:
-        return self.mask.amax(dim=(1, 2, 3))
-
-    def norm_bound(self) -> float:
-        return 1.0
-
-    def diagonal(self) -> Diagonal:
-        return Diagonal(self.mask, self._analyse, self._synthesise)
 
     def parameters_view(self) -> Tensor:
         return 2 * self.mask - 1

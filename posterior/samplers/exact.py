@@ -9,6 +9,7 @@ from torch import Tensor
 
 from posterior.errors import UserError
 from posterior.measurement import Measurement
+from posterior.operators.base import inner
 from posterior.priors.base import Prior
 from posterior.priors.gaussian import GaussianFieldPrior
 from posterior.random import Streams
@@ -75,19 +76,19 @@ class ExactGaussian(Sampler):
         x = torch.zeros_like(b)
         residual = b
         direction = z = prior.filter(residual, inverse)
-        rho = _dot(residual, z)
-        target = self.tolerance * _dot(b, b) ** 0.5
-        active = _dot(residual, residual) ** 0.5 > target
+        rho = inner(residual, z)
+        target = self.tolerance * inner(b, b) ** 0.5
+        active = inner(residual, residual) ** 0.5 > target
         for step in range(1, self.max_steps + 1):
             applied = precision(direction)
-            alpha = torch.where(active, rho / _dot(direction, applied), 0)  # a finished row stays as it is
+            alpha = torch.where(active, rho / inner(direction, applied), 0)  # a finished row stays as it is
             x = x + alpha * direction
             residual = residual - alpha * applied
             z = prior.filter(residual, inverse)
-            rho_next = _dot(residual, z)
+            rho_next = inner(residual, z)
             direction = z + torch.where(active, rho_next / rho, 0) * direction
             rho = torch.where(active, rho_next, rho)
-            active = active & (_dot(residual, residual) ** 0.5 > target)
+            active = active & (inner(residual, residual) ** 0.5 > target)
             observe("exact solve", step, self.max_steps, x)
             if (step % 10 == 0 or step == self.max_steps) and not active.any():
                 return x
@@ -98,10 +99,6 @@ def _gaussian(prior: Prior) -> GaussianFieldPrior:
     if not isinstance(prior, GaussianFieldPrior):
         raise UserError(f"ExactGaussian samples only from a GaussianFieldPrior, got {type(prior).__name__}")
     return prior
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dim=(1, 2, 3), keepdim=True)
 
 
 def _radial_gain(measurement: Measurement, num_bins: int = 64) -> Tensor:

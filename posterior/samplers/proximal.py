@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posterior.measurement import Measurement
+from posterior.operators.base import inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
@@ -79,10 +80,5 @@ class ProximalDenoising(Sampler):
         u = measurement.proximal(denoised, sigma) - denoised
         w = self._denoise(prior, x + u, sigma) - denoised
         missing, moved = operator.restrict(measurement.y - measurement.observed(denoised)), measurement.observed(w)
-        curvature = _dot(moved, moved) + (sigma_y / sigma) ** 2 * _dot(u, w).clamp_min(0)
-        return denoised + (_dot(missing, moved) / curvature.clamp_min(1e-30)).clamp(0, most) * w
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of rows, (R, 1, 1, 1)."""
-    return (a * b).flatten(1).sum(dim=1).view(-1, 1, 1, 1)
+        curvature = inner(moved, moved) + (sigma_y / sigma) ** 2 * inner(u, w).clamp_min(0)
+        return denoised + (inner(missing, moved) / curvature.clamp_min(1e-30)).clamp(0, most) * w

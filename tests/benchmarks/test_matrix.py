@@ -20,20 +20,9 @@ from benchmarks.matrix import matrix
 from benchmarks.matrix_report import Estimate, Result, metric_rows, paired_rows, sweeps
 from posterior import UserError
 from posterior.priors import GaussianFieldPrior
-from tests.test_cli import write_images
+from tests.test_cli import FIELD, write_images
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
-PRIOR = {
-    "class_path": "posterior.priors.GaussianFieldPrior",
-    "init_args": {
-        "mean": [0.0, 0.0, 0.0],
-        "components": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-        "amplitude": [1e-2, 1e-2, 1e-2],
-        "exponent": [2.0, 2.0, 2.0],
-        "cutoff": [0.1, 0.1, 0.1],
-        "floor": 0.1,
-    },
-}
 
 
 def langevin(step_size):
@@ -49,7 +38,7 @@ def small(tmp_path) -> Path:
     """A matrix of 2 tasks x 3 samplers x 2 seeds on two 16x16 images; its parts stand in files."""
     images = write_images(tmp_path / "images", ["a", "b/c"])
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "prior.yaml").write_text(yaml.safe_dump(PRIOR))
+    (tmp_path / "parts" / "prior.yaml").write_text(yaml.safe_dump(FIELD))
     (tmp_path / "parts" / "langevin.yaml").write_text(yaml.safe_dump(langevin(1e-3)["model"]["sampler"]))
     likelihood = {"class_path": "posterior.noise.GaussianNoise", "init_args": {"sigma_y": 0.1}}
     data = {"class_path": "datamodules.ImageFolder", "init_args": {"root": str(images), "likelihood": likelihood}}
@@ -82,7 +71,7 @@ def test_cells_are_laid_over_one_another_in_order(small):
     found = {(cell.task, cell.sampler, cell.seed): cell for cell in cells(read_matrix(small, smoke=False))}
     assert len(found) == 12
     one, other = found["sr", "fast", 1].config, found["inpainting", "fast", 0].config
-    assert one["model"]["prior"] == PRIOR
+    assert one["model"]["prior"] == FIELD
     assert one["model"]["sampler"]["init_args"]["step_size"] == 2e-3
     assert found["sr", "slow", 0].config["model"]["sampler"]["init_args"]["step_size"] == 1e-3
     assert one["model"]["num_samples"] == 2
