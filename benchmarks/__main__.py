@@ -9,6 +9,7 @@ from benchmarks.annealing import annealing
 from benchmarks.calibration import calibration
 from benchmarks.compare import compare
 from benchmarks.cost import cost
+from benchmarks.differences import differences
 from benchmarks.exact_posterior import exact_posterior
 from benchmarks.fairness import fairness
 from benchmarks.fit_gaussian import fit_gaussian_toon
@@ -17,6 +18,7 @@ from benchmarks.gaussian_field import gaussian_field
 from benchmarks.held_out import held_out_toon
 from benchmarks.learned_prior import learned_prior
 from benchmarks.matrix import matrix
+from benchmarks.memory import memory
 from benchmarks.mri import mri
 from benchmarks.overhead import overhead
 from benchmarks.pipeline import pipeline
@@ -31,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "calibration": calibration,
     "compare": compare,
     "cost": cost,
+    "differences": differences,
     "exact-posterior": exact_posterior,
     "fairness": fairness,
     "fit-gaussian-toon": fit_gaussian_toon,
@@ -39,6 +42,7 @@ COMMANDS: dict[str, Any] = {
     "held-out-toon": held_out_toon,
     "learned-prior": learned_prior,
     "matrix": matrix,
+    "memory": memory,
     "mri": mri,
     "overhead": overhead,
     "pipeline": pipeline,
