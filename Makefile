@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TASKS := random_inpainting super_resolution gaussian_deblurring
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz faults campaign clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,15 @@ lint: .venv/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Long runs; `make test` has a fixed share of each. Counts: docs/campaign.md
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks fuzz --configs 3000 --files 1000 --matrices 150 --output results/fuzz
+
+faults: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks faults --moments 20 --output results/faults
+
+campaign: fuzz faults
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

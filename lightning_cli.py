@@ -2,27 +2,48 @@
 
 python lightning_cli.py predict --config configs/demo/super_resolution_dps.yaml    draw posterior samples
 python lightning_cli.py fit --config configs/train/toon_faces32.yaml               train a prior
+python lightning_cli.py check CONFIG                      which classes a file of settings would import
 
 The configuration files of the DPS code run as they are:
 
 python lightning_cli.py predict --dps.model_config F --dps.diffusion_config F --dps.task_config F --dps.save_dir D
+
+--allow-local lets a file of settings name classes of files that are not installed; --print_config prints the settings
+with all defaults; --debug shows where an error comes from.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
+
+MAIN = os.getpid()
+
+
+def interrupted(signum: int, frame: Any) -> None:
+    """Ctrl-C: one line, at once, at any moment. What is recorded is complete, and nothing else counts."""
+    if os.getpid() == MAIN and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        cursor = "\033[?25h" if os.isatty(2) else ""
+        os.write(2, f"{cursor}stopped: the same command goes on from here\n".encode())
+    os._exit(130)
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    signal.signal(signal.SIGINT, interrupted)
 
 import pytorch_lightning as pl
 import yaml
@@ -30,14 +51,27 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy
 
+import posterior
 from datamodules import MeasuredData, TrainingImages
 from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
-from posterior.callbacks.report import Session
+from posterior.checks import whole
 from posterior.dps_files import convert
 from posterior.errors import StoppedElsewhere, UserError
-from posterior.files import write_whole
+from posterior.files import FolderLock, explained, forget_partial, say, write_whole
+from posterior.listing import RECORD
 from posterior.module import PosteriorSampling
 from posterior.priors import Prior
+from posterior.reading import check_file
+from posterior.settings import (
+    Folders,
+    Origin,
+    code_digests,
+    conformed,
+    file_digests,
+    load_yaml,
+    named_classes,
+    read_command_line,
+)
 from posterior.training import DenoisingTraining
 
 CHANGEABLE = {"limit", "batch_size", "num_workers", "checkpoint_activations"}
@@ -47,18 +81,35 @@ CHANGEABLE_IN_TRAINING = {
     *("checkpoint", "batch_size", "num_workers", "cache"),
 }
 """Settings that a training run may be resumed with other ones of; they count from then on."""
+MOST_NODES = 10_000
+"""Machines of a run; it waits for all of them."""
+FORMAT = 2
+"""Of what a run keeps in its folder; it changes when an older run cannot be gone on with."""
 
 
 class KeepConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's folder, and refuses to resume a run that had other settings."""
+    """Writes config.yaml and record.json into the run's folder, and refuses to resume a run that was another.
+
+    The record has what the settings do not show: digests of the files that they name and of code that is not ours, our
+    version, the prior's fingerprint.
+    """
 
     changeable: ClassVar[set[str]] = CHANGEABLE
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.folder = Path(self.config.output.dir)
+        self.lock = FolderLock(self.folder)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         problem = None
         if trainer.is_global_zero:
             try:
-                problem = self.keep(pl_module)
+                with explained(self.folder):
+                    self.lock.take()
+                    problem = self.keep(trainer, pl_module)
+            except UserError as error:
+                problem = str(error)
             except OSError as error:
                 problem = f"cannot write to output.dir: {error}"
         problem = trainer.strategy.broadcast(problem)
@@ -72,24 +123,75 @@ class KeepConfig(SaveConfigCallback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def has_started(self, folder: Path) -> bool:
-        """Whether the folder holds something that a resumed run would go on from."""
-        return bool(Journal(folder / "journal").read())
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.lock.leave()
 
-    def keep(self, pl_module: pl.LightningModule) -> str | None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.lock.leave()
+
+    def has_started(self) -> bool:
+        """Whether the folder holds something that a resumed run would go on from."""
+        return Journal(self.folder / "journal").holds_anything()
+
+    def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         """Write the files; or one line that says why this run does not belong into its folder."""
-        folder = Path(self.config.output.dir)
-        path, text = folder / "config.yaml", self.parser.dump(self.config, skip_none=False)
-        if path.exists() and self.has_started(folder):
-            old, new = (dict(self._settings(yaml.safe_load(t))) for t in (path.read_text(encoding="utf-8"), text))
-            for key in [*new, *old]:
-                if old.get(key) != new.get(key):
+        path, text = self.folder / "config.yaml", self.parser.dump(self.config, skip_none=False)
+        settings, record = yaml.safe_load(text), self.folder / RECORD
+        now = self.record(settings, trainer, pl_module)
+        if self.has_started():
+            for one in (path, record):
+                if not one.is_file():
                     return (
-                        f"{folder} holds a run with {key} = {old.get(key)!r}, now it is {new.get(key)!r}: "
-                        "choose another output.dir, or delete it"
+                        f"{self.folder} holds results, but not the {one.name} that says of what: choose another "
+                        "output.dir, or delete it"
                     )
-        folder.mkdir(parents=True, exist_ok=True)
+            before = json.loads(record.read_text(encoding="utf-8"))
+            found = self._difference(load_yaml(path.read_text(encoding="utf-8"), str(path)), settings)
+            if found := found or self._changed(before, now):
+                return f"{found}: choose another output.dir, or delete it"
+            now["code"] = before["code"] | now["code"]
         write_whole(path, text.encode())
+        write_whole(record, (json.dumps(now, indent=2) + "\n").encode())
+        return None
+
+    def record(self, settings: dict[str, Any], trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What decides results beside the settings."""
+        counted = {
+            part: digests
+            for part, folders in self.folders(trainer).items()
+            for part, digests in file_digests(settings[part], part, folders).items()
+        }
+        files = {key: digest for key, digest in counted.items() if key.rpartition(".")[2] not in self.changeable}
+        return {
+            "format": FORMAT,
+            "version": posterior.__version__,
+            "files": files,
+            "code": code_digests({"model": settings["model"], "data": settings["data"]}),
+        }
+
+    def folders(self, trainer: pl.Trainer) -> dict[str, Folders]:
+        """How a folder that a part's settings name is known."""
+        return {"model": Folders.CONTENT, "data": Folders.NAMES}
+
+    def _difference(self, old: dict[str, Any], new: dict[str, Any]) -> str | None:
+        before, now = dict(self._settings(old)), dict(self._settings(new))
+        for key in [*now, *before]:
+            if before.get(key) != now.get(key):
+                return f"{self.folder} holds a run with {key} = {before.get(key)!r}, now it is {now.get(key)!r}"
+        return None
+
+    def _changed(self, before: dict[str, Any], now: dict[str, Any]) -> str | None:
+        """What has changed behind the settings' back, in one line."""
+        if (before.get("format"), before.get("version")) != (now["format"], now["version"]):
+            told = f"version {before.get('version')} of this program, this is {now['version']}"
+            return f"{self.folder} holds a run of {told}"
+        for key in now["files"] | before["files"]:
+            if before["files"].get(key) != now["files"].get(key):
+                return f"{self.folder} holds a run with another content of what {key} names"
+        for name, digest in now["code"].items():
+            if before["code"].get(name, digest) != digest:
+                file = sys.modules[name].__file__
+                return f"{self.folder} holds a run with another {name}, whose code ({file}) has changed"
         return None
 
     def _settings(self, config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -100,13 +202,20 @@ class KeepConfig(SaveConfigCallback):
         yield "trainer.precision", config["trainer"]["precision"]
 
 
+LAUNCHER = "POSTERIOR_LAUNCHER"
+"""Environment variable: the number of the process that launches the others of a run on this machine."""
+
+
 @functools.cache
 def end_with_parent() -> None:
     """End a process that Lightning has launched when its launcher is gone: killed, that one cannot tell the others."""
     launched = int(os.environ.get("LOCAL_RANK", 0)) > 0
-    if not launched or "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
         return
-    parent = os.getppid()
+    if not launched:
+        os.environ[LAUNCHER] = str(os.getpid())
+        return
+    parent = int(os.environ.get(LAUNCHER, os.getppid()))  # it may be gone already
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -126,27 +235,34 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 class KeepPredictConfig(KeepConfig):
-    """Also refuses another prior behind the same settings."""
+    """Also knows the prior itself, and the features that FID is computed from."""
 
-    def keep(self, pl_module: pl.LightningModule) -> str | None:
+    def folders(self, trainer: pl.Trainer) -> dict[str, Folders]:
+        return {"model": Folders.CONTENT, "data": Folders.NONE}  # images are known one by one
+
+    def record(self, settings: dict[str, Any], trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         assert isinstance(pl_module, PosteriorSampling)
-        folder, fingerprint = Path(self.config.output.dir), pl_module.prior.fingerprint()
-        path, started = folder / "prior.fingerprint", self.has_started(folder)
-        if problem := super().keep(pl_module):
-            return problem
-        if started and path.exists() and path.read_text(encoding="utf-8").strip() != fingerprint:
+        found = super().record(settings, trainer, pl_module)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        images = {f"data.init_args.{name}" for name in data.sources}
+        found["files"] = {key: digest for key, digest in found["files"].items() if key not in images}
+        found["prior"] = pl_module.prior.fingerprint()
+        found["features"] = sorted(distance.name for distance in pl_module.distances)
+        return found
+
+    def _changed(self, before: dict[str, Any], now: dict[str, Any]) -> str | None:
+        if found := super()._changed(before, now):
+            return found
+        if before["prior"] != now["prior"]:
             return (
-                f"{folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
-                "to, have changed): choose another output.dir, or delete it"
+                f"{self.folder} holds a run with another prior (the checkpoint, or the images that the prior is fitted "
+                "to, have changed)"
             )
-        journal, features = Journal(folder / "journal"), {distance.name for distance in pl_module.distances}
-        before = set(Session.last(journal).references) if started and journal.sessions() else features
-        if before != features:
+        if before["features"] != now["features"]:
             return (
-                f"{folder} holds a run with the features of {', '.join(sorted(before)) or 'no network'}, now there are "
-                f"those of {', '.join(sorted(features)) or 'none'} (are its weights there?): choose another output.dir"
+                f"{self.folder} holds a run with the features of {', '.join(before['features']) or 'no network'}, now "
+                f"there are those of {', '.join(now['features']) or 'none'} (are its weights there?)"
             )
-        write_whole(path, f"{fingerprint}\n".encode())
         return None
 
 
@@ -155,19 +271,52 @@ class KeepTrainingConfig(KeepConfig):
 
     changeable = CHANGEABLE_IN_TRAINING
 
-    def has_started(self, folder: Path) -> bool:
-        return (folder / TrainingWriter.CHECKPOINT).exists()
+    def has_started(self) -> bool:
+        return (self.folder / TrainingWriter.CHECKPOINT).exists()
+
+    def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        forget_partial(self.folder)
+        return super().keep(trainer, pl_module)
 
 
 class CheckedCLI(LightningCLI):
-    """Builds the trainer that was asked for, or none."""
+    """Takes settings that are checked already, and builds the trainer that was asked for, or none.
+
+    Args:
+        print_only: print the settings with all defaults, and stop.
+    """
+
+    def __init__(self, *args: Any, print_only: bool = False, **kwargs: Any) -> None:
+        self.print_only = print_only
+        super().__init__(*args, **kwargs | {"parser_kwargs": {"exit_on_error": False}})
+
+    def before_instantiate_classes(self) -> None:
+        if self.print_only:
+            print(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+            sys.exit(0)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
-        asked = self.config_init[self.subcommand].trainer.precision
-        if asked in ("16-mixed", 16, "16") and trainer.precision != "16-mixed":  # bfloat16 instead
+        asked = self.config_init[self.subcommand].trainer
+        self.check_trainer(asked)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # Lightning's words about devices, strategies and the like
+            raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+        if asked.precision in ("16-mixed", 16, "16") and trainer.precision != "16-mixed":  # bfloat16 instead
             raise UserError("trainer.precision 16-mixed needs a GPU: on this machine use bf16-mixed")
+        # before anything is read or written, the run must be known to belong into its folder
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, KeepConfig))  # type: ignore[attr-defined]
         return trainer
+
+    def check_trainer(self, asked: Namespace) -> None:
+        """Refuse what the trainer could do and this run cannot.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        whole("trainer", "num_nodes", asked.num_nodes, 1, MOST_NODES)
 
 
 SHARED_PRIORS: dict[str, Prior] = {}
@@ -186,7 +335,7 @@ class PredictCLI(CheckedCLI):
         share_prior: keep the prior for later runs in this process, and take that of an earlier one with its settings.
     """
 
-    def __init__(self, *args: Any, share_prior: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, share_prior: bool = False, **kwargs: Any) -> None:
         self.share_prior = share_prior
         super().__init__(*args, **kwargs)
 
@@ -209,6 +358,13 @@ class PredictCLI(CheckedCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ResultWriter, "output")
+
+    def check_trainer(self, asked: Namespace) -> None:
+        super().check_trainer(asked)
+        for name in ("fast_dev_run", "limit_predict_batches", "overfit_batches"):
+            whole = isinstance(asked[name], float) and asked[name] == 1.0  # all batches; the number 1 is one
+            if asked[name] and not whole:
+                raise UserError(f"trainer.{name} is not for predict: set data.init_args.limit to run on a few images")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         if self.share_prior:
@@ -236,7 +392,10 @@ class FitCLI(CheckedCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         checkpoint = Path(self.config_init[subcommand].output.dir) / TrainingWriter.CHECKPOINT
-        resumed = str(checkpoint) if checkpoint.exists() else None
+        trying = getattr(self.trainer, "fast_dev_run", False)  # a try of a few batches, which leaves nothing
+        resumed = str(checkpoint) if checkpoint.exists() and not trying else None
+        if resumed:
+            check_file(checkpoint, "checkpoint")
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=resumed)
 
 
@@ -269,7 +428,7 @@ def with_dps_files(arguments: list[str]) -> list[str]:
     Raises:
         UserError: if one of the four is missing, or the files cannot be converted.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in DPS_FILES:
         parser.add_argument(f"--dps.{name}", type=Path, dest=name)
     given, rest = parser.parse_known_args(arguments)
@@ -282,34 +441,33 @@ def with_dps_files(arguments: list[str]) -> list[str]:
     given.save_dir.mkdir(parents=True, exist_ok=True)
     path = given.save_dir / "from_dps.yaml"
     write_whole(path, yaml.safe_dump(config, sort_keys=False).encode())
-    command, *rest = rest
-    return [command, "--config", str(path), *rest]
+    return ["--config", str(path), *rest]
 
 
-def predict(args: list[str], started: RunStarted, share_prior: bool = False) -> None:
-    """Draw posterior samples."""
-    end_with_parent()
+TRAINER_PARTS: dict[str, Any] = {"trainer": pl.Trainer.__init__, "seed_everything": bool | int}
+PREDICT_PARTS = {"model": PosteriorSampling.__init__, "data": MeasuredData, "output": ResultWriter.__init__}
+FIT_PARTS = {"model": DenoisingTraining.__init__, "data": TrainingImages.__init__, "output": TrainingWriter.__init__}
+
+
+def predict_options(started: RunStarted) -> dict[str, Any]:
+    """How `predict` runs."""
     defaults = TRAINER_DEFAULTS | {
         "inference_mode": False,  # guided samplers need autograd
         "enable_progress_bar": False,  # SamplingProgress is there instead
         "callbacks": [SamplingProgress(), started],
     }
-    PredictCLI(
-        PosteriorSampling,
-        MeasuredData,
-        subclass_mode_data=True,
-        save_config_callback=KeepPredictConfig,
-        seed_everything_default=False,
-        auto_configure_optimizers=False,
-        trainer_defaults=defaults,
-        args=args,
-        share_prior=share_prior,
-    )
+    return {
+        "model_class": PosteriorSampling,
+        "datamodule_class": MeasuredData,
+        "subclass_mode_data": True,
+        "save_config_callback": KeepPredictConfig,
+        "seed_everything_default": False,
+        "trainer_defaults": defaults,
+    }
 
 
-def fit(args: list[str], started: RunStarted) -> None:
-    """Train a prior."""
-    end_with_parent()
+def fit_options(started: RunStarted) -> dict[str, Any]:
+    """How `fit` runs."""
     defaults = TRAINER_DEFAULTS | {
         "enable_progress_bar": sys.stderr.isatty(),
         "max_epochs": -1,
@@ -318,51 +476,127 @@ def fit(args: list[str], started: RunStarted) -> None:
         "use_distributed_sampler": False,  # the DataModule gives each rank its images
         "callbacks": [started],
     }
-    FitCLI(
-        DenoisingTraining,
-        TrainingImages,
-        save_config_callback=KeepTrainingConfig,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        trainer_defaults=defaults,
-        args=args,
-    )
+    return {
+        "model_class": DenoisingTraining,
+        "datamodule_class": TrainingImages,
+        "save_config_callback": KeepTrainingConfig,
+        "seed_everything_default": 0,
+        "trainer_defaults": defaults,
+    }
+
+
+COMMANDS: dict[str, tuple[type[CheckedCLI], Callable[[RunStarted], dict[str, Any]], dict[str, Any]]] = {
+    "predict": (PredictCLI, predict_options, PREDICT_PARTS | TRAINER_PARTS),
+    "fit": (FitCLI, fit_options, FIT_PARTS | TRAINER_PARTS),
+}
+
+
+def run(command: str, settings: dict[str, Any], started: RunStarted, allow_local: bool = False, **more: Any) -> None:
+    """Check settings, build what they name, and run it.
+
+    Args:
+        command: ``predict`` or ``fit``.
+        settings: ``model``, ``data``, ``output``, ``trainer``.
+        started: notes that images are being worked on.
+        allow_local: whether settings may name classes of files that are not installed.
+        more: of the command's CLI.
+
+    Raises:
+        UserError: whatever is wrong with the settings. (jsonargparse has the last word and wraps what constructors
+            raise: `in_words` finds it.)
+    """
+    end_with_parent()
+    cli, options, parts = COMMANDS[command]
+    checked = conformed(settings, parts, allow_local)
+    cli(**options(started), **more, args={"subcommand": command, command: checked}, auto_configure_optimizers=False)
+
+
+def show_help(command: str, arguments: list[str]) -> None:
+    """jsonargparse's help: of a command, or of a class (``--model.sampler.help NAME``)."""
+    cli, options, _ = COMMANDS[command]
+    cli(**options(RunStarted()), args=arguments, auto_configure_optimizers=False)
+
+
+def check(arguments: list[str]) -> int:
+    """Print every class that settings would import, without importing it; 1 if one is of unknown origin."""
+    files = [word for word in arguments[:1] if not word.startswith("-")]
+    settings, _ = read_command_line([*(f"--config={file}" for file in files), *arguments[len(files) :]])
+    found = list(named_classes(settings))
+    width = max((len(path) for _, path in found), default=0)
+    for key, path in found:
+        origin = Origin.of(path)
+        say(f"{'  ' if origin.trusted else '! '}{path:{width}}  {origin.value}  ({key})")
+    strange = sum(not Origin.of(path).trusted for _, path in found)
+    say(f"{len(found)} classes, {strange} of them (marked !) neither ours nor of a package that this one needs")
+    return 1 if strange else 0
 
 
 def quiet() -> None:
-    """Lightning's greetings and hints are not for the people who use this program."""
+    """Lightning's greetings and hints are not for the people who use this program; a warning has one line."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="The ``compute`` method")  # a rank may have no image: not a mistake
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
+
+
+def in_words(error: BaseException) -> str:
+    """What is wrong, in one line: the innermost cause that was meant for people, or else what and where."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and all(
+        cause is not one for one in causes
+    ):
+        causes.append(cause)  # jsonargparse wraps what a constructor raises
+    for cause in causes:
+        if isinstance(cause, UserError):
+            return str(cause)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+        if isinstance(cause, MemoryError):
+            return "not enough memory"
+    text = " ".join(str(error).split())
+    if isinstance(error, argparse.ArgumentError):
+        return text[-300:]
+    frames = traceback.extract_tb(error.__traceback__)
+    near = [frame for frame in frames if "site-packages" not in frame.filename and "lib/python" not in frame.filename]
+    place = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in (near or frames)[-1:])
+    return f"{type(error).__name__}: {text[:300]}{place}; --debug shows where it comes from"
 
 
 def main(args: list[str] | None = None) -> None:
-    """Parse and run. A `UserError`, or one of the file system, is printed as one line; the exit status is then 2."""
+    """Parse and run. Whatever is wrong with what a user gave is one line, and the exit status 2."""
     quiet()
     started = RunStarted()
     arguments = sys.argv[1:] if args is None else list(args)
-    command = arguments[0] if arguments else None
+    command, *options = arguments or [""]
     try:
-        if command == "fit":
-            fit(arguments, started)
-        elif command == "predict":
-            predict(with_dps_files(arguments), started)
-        else:
+        if command == "check":
+            sys.exit(check(options))
+        if command in ("-h", "--help"):
             print(__doc__.strip(), "\n\nOptions: python lightning_cli.py predict --help, ... fit --help")
-            sys.exit(0 if command in ("-h", "--help") else 2)
-    except (ValueError, OSError) as error:
-        cause: BaseException | None = error  # jsonargparse wraps what a constructor raises
-        while cause is not None and not isinstance(cause, (UserError, OSError)):
-            cause = cause.__cause__
-        if cause is None:
-            raise
+            return
+        if command not in COMMANDS:
+            given = f"there is no command {command!r}" if command else "no command"
+            raise UserError(f"{given}: the first word is predict, fit or check (--help says more)")
+        if any(re.fullmatch(r"-h|--help|--[\w.]+\.help|--print_shtab", word.partition("=")[0]) for word in options):
+            show_help(command, arguments)
+            return
+        settings, flags = read_command_line(with_dps_files(options) if command == "predict" else options)
+        more = {"print_only": True} if "--print_config" in flags else {}
+        run(command, settings, started, "--allow-local" in flags, **more)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
         first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-        told = isinstance(cause, StoppedElsewhere)
+        told = isinstance(error, StoppedElsewhere)
         if not told and (first or started.value):  # before the start, all ranks find the same error
-            print(f"error: {cause}", file=sys.stderr)
+            print(f"error: {in_words(error)}", file=sys.stderr)
         sys.exit(2)
 
 

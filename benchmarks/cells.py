@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import lightning_cli
+import posterior
+from posterior import ids
 from posterior.errors import UserError
 from posterior.files import write_whole
+from posterior.settings import file_digests, overlaid, read_settings
 
 KEYS = {"dir", "shared", "tasks", "samplers", "seeds", "smoke"}
+RUN = {"model", "data", "output", "trainer", "seed_everything"}
+"""What settings of a run have."""
 STATE = "cell.json"
 """In a cell's folder: the settings under which it has run to its end, and whether no image failed."""
 
@@ -54,7 +58,7 @@ class Cell:
         return not alone or trainer.get("num_nodes", 1) > 1
 
     def digest(self) -> str:
-        """Of the settings that decide results, and of the files that they name (by size and time)."""
+        """Of the settings that decide results, and of the content of files and folders that they name."""
         settings = {
             "model": self.config["model"],
             "data": self.config["data"],
@@ -62,8 +66,8 @@ class Cell:
             "save_samples": self.config["output"].get("save_samples"),
         }
         kept = _without(settings, lightning_cli.CHANGEABLE - {"limit"})
-        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(kept)]
-        return hashlib.blake2b(json.dumps([kept, files], sort_keys=True).encode(), digest_size=16).hexdigest()
+        whole = [kept, file_digests(kept), posterior.__version__]
+        return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -94,31 +98,17 @@ def _without(value: Any, names: set[str]) -> Any:
     return [_without(item, names) for item in value] if isinstance(value, list) else value
 
 
-def _files(value: Any) -> Iterator[Path]:
-    """The files that settings name and that are there."""
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from _files(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _files(item)
-    elif isinstance(value, str) and Path(value).is_file():
-        yield Path(value)
-
-
 def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:
     """The matrix's settings with all files read in.
 
     Raises:
         UserError: if a file or a key is missing or unknown.
     """
-    settings = _check_mapping(read_settings(path), str(path))
+    settings = dict(_check_mapping(read_settings(path), str(path)))
     small = settings.pop("smoke", None)
     for where in [settings, {} if small is None else small]:
         _check_mapping(where, f"{path}: the matrix")
-        unknown = set(where) - KEYS
-        if unknown:
-            raise UserError(f"{path}: unknown key {', '.join(sorted(unknown))}; there are {', '.join(sorted(KEYS))}")
+        _check_keys(where, KEYS, str(path))
     if smoke:
         if small is None:
             raise UserError(f"{path} has no smoke version")
@@ -126,12 +116,25 @@ def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:
     for key in ("dir", "shared", "tasks", "samplers"):
         if not settings.get(key):
             raise UserError(f"{path}: {key} is missing")
+    _check_keys(_check_mapping(settings["shared"], f"{path}: shared"), RUN, f"{path}: shared")
     for key in ("tasks", "samplers"):
         for name, value in _check_mapping(settings[key], f"{path}: {key}").items():
             _check_mapping(value, f"{path}: {key}: {name}")
-    if not isinstance(settings.setdefault("seeds", [0]), list) or not settings["seeds"]:
-        raise UserError(f"{path}: seeds must be a list of numbers, got {settings['seeds']!r}")
+            _check_keys(value, RUN | ({"tasks"} if key == "samplers" else set()), f"{path}: {key}: {name}")
+            if (reason := ids.fault(name)) or "/" in name:
+                raise UserError(f"{path}: {key}: {name!r} {reason or 'holds a /'}: it becomes the name of a folder")
+    seeds = settings.setdefault("seeds", [0])
+    whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds must be a list of different whole numbers, got {seeds!r}")
+    if not isinstance(settings["dir"], str):
+        raise UserError(f"{path}: dir must be a path, got {settings['dir']!r}")
     return settings
+
+
+def _check_keys(found: dict[str, Any], known: set[str], where: str) -> None:
+    if unknown := sorted(map(str, set(found) - known)):
+        raise UserError(f"{where}: unknown key {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
 def _check_mapping(value: Any, where: str) -> dict[str, Any]:
@@ -148,6 +151,7 @@ def cells(settings: dict[str, Any], limit: int | None = None) -> Iterator[Cell]:
     """
     tasks: dict[str, Any] = settings["tasks"]
     for sampler, own in settings["samplers"].items():
+        _check_mapping(own.get("tasks", {}), f"sampler {sampler}: tasks")
         if strange := set(own.get("tasks", {})) - set(tasks):
             raise UserError(f"sampler {sampler}: there is no task {', '.join(sorted(strange))}")
     for task, of_task in tasks.items():
@@ -160,44 +164,3 @@ def cells(settings: dict[str, Any], limit: int | None = None) -> Iterator[Cell]:
                 folder = Path(settings["dir"]) / task / sampler / f"seed_{seed}"
                 config = overlaid(config, {"data": {"init_args": fixed}, "output": {"dir": str(folder)}})
                 yield Cell(task, sampler, seed, json.loads(json.dumps(config)))
-
-
-class Whole(dict[str, Any]):
-    """Settings that stand in a file of their own: laid over others they replace them."""
-
-
-def overlaid(below: Any, above: Any) -> Any:
-    """Settings laid over others, mapping by mapping; where the class changes nothing of the one below is kept."""
-    if not isinstance(below, dict) or not isinstance(above, dict) or isinstance(above, Whole):
-        return above
-    if below.get("class_path", above.get("class_path")) != above.get("class_path", below.get("class_path")):
-        return above
-    return below | {key: overlaid(below[key], value) if key in below else value for key, value in above.items()}
-
-
-def read_settings(path: Path) -> Any:
-    """A YAML file with the files that it names read in.
-
-    Raises:
-        UserError: if one cannot be read.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return _resolved(content, path.parent)
-
-
-def _resolved(value: Any, folder: Path) -> Any:
-    if isinstance(value, str) and value.endswith(".yaml"):
-        return _whole(read_settings(folder / value))
-    if isinstance(value, list):
-        return [_resolved(item, folder) for item in value]
-    if isinstance(value, dict):
-        own = {key: _resolved(item, folder) for key, item in value.items() if key != "from"}
-        return _whole(overlaid(_resolved(value["from"], folder), own)) if "from" in value else own
-    return value
-
-
-def _whole(value: Any) -> Any:
-    return Whole(value) if isinstance(value, dict) else value

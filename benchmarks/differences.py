@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from posterior.errors import UserError
+from posterior.reading import read_array
 
 
 def differences(one: Path, other: Path) -> dict[str, float]:
@@ -30,7 +31,7 @@ def differences(one: Path, other: Path) -> dict[str, float]:
         raise UserError(f"{folders[0]} and {folders[1]} hold no samples of the same image (output.save_samples)")
     largest, squares = [], []
     for name in shared:
-        a, b = np.load(ours[name], allow_pickle=False), np.load(theirs[name], allow_pickle=False)
+        a, b = read_array(ours[name], "samples"), read_array(theirs[name], "samples")
         if a.shape != b.shape:
             raise UserError(f"{name}: samples of {a.shape} and {b.shape}")
         largest.append(float(np.abs(a - b).max()))

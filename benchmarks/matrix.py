@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import lightning_cli
-from benchmarks.cells import Cell, cells, overlaid, read_matrix
+from benchmarks.cells import Cell, cells, read_matrix
 from benchmarks.matrix_report import write_matrix_report
 from posterior.errors import UserError
+from posterior.settings import overlaid
 
 
 def rank() -> int:
@@ -28,6 +27,7 @@ def matrix(
     limit: int | None = None,
     devices: int | None = None,
     num_nodes: int = 1,
+    allow_local: bool = False,
 ) -> None:
     """Run every cell that is not finished, then write table.csv, table.md and report.html into the matrix's folder.
 
@@ -47,6 +47,7 @@ def matrix(
         limit: only the first so many images.
         devices: devices a node; with more than one, or more nodes, by DDP. None: as the file says.
         num_nodes: started by torchrun or SLURM (`docs/pipeline.md`).
+        allow_local: whether the file may name classes of files that are not installed.
 
     Raises:
         UserError: if the file is bad or a cell fails; the others are run first, unless there are several processes.
@@ -72,7 +73,7 @@ def matrix(
         if done:
             continue
         try:
-            run_cell(cell)
+            run_cell(cell, allow_local)
         except (UserError, OSError) as error:
             if cell.distributed:  # the others may be elsewhere: all have to stop
                 raise
@@ -87,24 +88,21 @@ def matrix(
         raise UserError(f"{len(failures)} of {len(found)} cells failed, first {name}: {reason}")
 
 
-def run_cell(cell: Cell) -> None:
+def run_cell(cell: Cell, allow_local: bool = False) -> None:
     """Run one cell, and note that it came to its end.
 
     Raises:
         UserError: whatever stops it, or images that failed.
     """
     begun = time.time()
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:  # each process its own
-        yaml.safe_dump(cell.config, file, sort_keys=False)
-        file.flush()
-        try:
-            lightning_cli.predict(["predict", "--config", file.name], lightning_cli.RunStarted(), share_prior=True)
-        except SystemExit as error:
-            raise UserError("its settings are not accepted (the reason is printed above)") from error
-        except UserError:
-            metrics = cell.dir / "metrics.json"
-            if rank() == 0 and metrics.is_file() and metrics.stat().st_mtime >= begun:
-                cell.note(finished=False)  # images have failed, the others are there
+    try:
+        lightning_cli.run("predict", cell.config, lightning_cli.RunStarted(), allow_local, share_prior=True)
+    except Exception as error:
+        metrics = cell.dir / "metrics.json"
+        if rank() == 0 and metrics.is_file() and metrics.stat().st_mtime >= begun:
+            cell.note(finished=False)  # images have failed, the others are there
+        if isinstance(error, (UserError, OSError)):
             raise
+        raise UserError(lightning_cli.in_words(error)) from error
     if rank() == 0:
         cell.note(finished=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from posterior.errors import UserError
 from posterior.images import from_pixels
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
+from posterior.reading import read_arrays
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -21,17 +21,13 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: naming the file, if it is missing, unreadable, or holds something else.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise UserError(f"image file {path} does not exist") from error
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"image file {path} is not a readable .npz file: {error}") from error
+    arrays = read_arrays(path, "image file")
     images, ids = arrays.get("images"), arrays.get("ids")
     if images is None or ids is None or images.ndim != 4 or images.dtype != np.uint8 or ids.shape != images.shape[:1]:
         found = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
         raise UserError(f"image file {path} must hold images (N, C, H, W) uint8 and ids (N,), it holds {found}")
+    if images.shape[3] in (1, 3) and images.shape[1] > 4:
+        raise UserError(f"image file {path}: images are channels-last, {list(images.shape)}: transpose to (N, C, H, W)")
     return arrays
 
 
@@ -71,7 +67,7 @@ class ImageArray(ImageData):
         self.images = dict(zip(ids, arrays["images"], strict=True))
         if len(self.images) < len(ids):
             raise UserError(f"image file {self.path}: two images have the same id")
-        return sorted(ids)
+        return ids
 
     def read(self, image_id: str) -> Tensor:
         return from_pixels(self.images[image_id])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from posterior.batch import Batch
+from posterior.checks import MOST_BATCH, MOST_IMAGES, MOST_WORKERS, whole
 from posterior.errors import UserError
+from posterior.ids import checked
+from posterior.listing import Listing
 from posterior.measurement import Measurement
 from posterior.noise import Likelihood
 from posterior.operators.base import Operator, OperatorFamily
@@ -22,7 +27,15 @@ from posterior.random import stream
 
 @dataclass(frozen=True)
 class CPUBatch:
-    """A batch before it reaches the device: pictures or measurements, the drawn operator, and noise."""
+    """A batch before it reaches the device: pictures or measurements, the drawn operator, and noise.
+
+    Args:
+        ids: images, all of one shape.
+        operator: realised for them.
+        truth, y, noise: a row each.
+        failed: id -> reason, of images that cannot be used.
+        inputs: id -> digest of what was read.
+    """
 
     ids: list[str]
     operator: Operator | None = None
@@ -30,6 +43,7 @@ class CPUBatch:
     y: Tensor | None = None
     noise: Tensor | None = None
     failed: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> CPUBatch:
         """All tensors on a device; called by Lightning."""
@@ -45,8 +59,21 @@ class CPUBatch:
         return replace(self, truth=truth, y=y, noise=noise)
 
 
-class Items(Dataset[tuple[str, Tensor | UserError] | None]):
-    """(id, tensor) of each id, read by the DataModule, or (id, error) where that fails; item -1 is nothing."""
+@dataclass(frozen=True)
+class Item:
+    """What reading one image gave: a tensor and its digest, or why it cannot be used."""
+
+    image_id: str
+    tensor: Tensor | None = None
+    digest: str | None = None
+    fault: str | None = None
+
+
+class Items(Dataset[Item | None]):
+    """The `Item` of each id, read by the DataModule; item -1 is nothing.
+
+    Foreign data are read here and nowhere else: whatever a reader raises costs the image and is named, not the run.
+    """
 
     def __init__(self, data: MeasuredData, ids: list[str]) -> None:
         self.data, self.ids = data, ids
@@ -54,13 +81,42 @@ class Items(Dataset[tuple[str, Tensor | UserError] | None]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError] | None:
+    def __getitem__(self, index: int) -> Item | None:
         if index < 0:
             return None
+        image_id = self.ids[index]
         try:
-            return self.ids[index], self.data.read(self.ids[index])
+            tensor = self.data.read(image_id)
+            if not isinstance(tensor, Tensor) or tensor.numel() == 0:
+                return Item(image_id, fault=f"image {image_id}: {type(self.data).__name__}.read gave no tensor")
+            return Item(image_id, tensor, digest(tensor))
         except UserError as error:
-            return self.ids[index], error
+            return Item(image_id, fault=str(error))
+        except Exception as error:
+            return Item(image_id, fault=f"image {image_id} cannot be read ({explained(error)}): replace or remove it")
+
+
+def digest(tensor: Tensor) -> str:
+    """Of shape, type and content."""
+    whole = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=16)
+    whole.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def explained(error: Exception) -> str:
+    """An exception that nobody foresaw, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+class OneShape:
+    """The batches of a loader, each parted into batches of images of one shape: no image decides for another."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[CPUBatch]:
+        for parts in self.loader:
+            yield from parts
 
 
 class Shard(DistributedSampler[Any]):
@@ -100,6 +156,10 @@ class MeasuredData(pl.LightningDataModule, ABC):
 
     has_truth: bool = True
     """Whether the true images are known."""
+    sources: ClassVar[frozenset[str]] = frozenset({"root", "path"})
+    """Settings that name where images are, each of which is known by its own digest."""
+    listing: Listing | None = None
+    """What the input folder holds, once `setup` has looked; None: no files."""
 
     def __init__(
         self,
@@ -111,8 +171,10 @@ class MeasuredData(pl.LightningDataModule, ABC):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0 or (limit is not None and limit < 1):
-            raise UserError("data: needs batch_size >= 1, num_workers >= 0 and limit >= 1")
+        whole("data", "batch_size", batch_size, 1, MOST_BATCH)
+        whole("data", "num_workers", num_workers, 0, MOST_WORKERS)
+        if limit is not None:
+            whole("data", "limit", limit, 1, MOST_IMAGES)
         self.operator, self.likelihood, self.seed = operator, likelihood, seed
         self.batch_size, self.num_workers, self.limit = batch_size, num_workers, limit
         self.ids: list[str] = []
@@ -143,7 +205,12 @@ class MeasuredData(pl.LightningDataModule, ABC):
         """The measurement of a batch that is on its device."""
 
     def setup(self, stage: str) -> None:
-        self.ids = self.list_ids()[: self.limit]
+        """Ids enter here, whatever made them: checked, in natural order.
+
+        Raises:
+            UserError: naming an id that cannot be the name of a file.
+        """
+        self.ids = checked(self.list_ids(), type(self).__name__)[: self.limit]
 
     def _shard(self) -> tuple[list[str], Shard]:
         ids = [image_id for image_id in self.ids if image_id not in self.skip]
@@ -155,43 +222,64 @@ class MeasuredData(pl.LightningDataModule, ABC):
         """How many images this rank will do."""
         return len(self._shard()[1].indices)
 
-    def predict_dataloader(self) -> DataLoader[Any]:
+    def reader(self) -> Self:
+        """Itself without trainer and hooks, so that a worker process can be handed it, however it is started."""
+        other = copy.copy(self)
+        other.trainer = None
+        return other
+
+    def predict_dataloader(self) -> OneShape:
         """This rank's images that are not in `skip`."""
         ids, shard = self._shard()
-        return DataLoader(
-            Items(self, ids),
-            batch_size=self.batch_size,
-            sampler=shard,
-            num_workers=self.num_workers,
-            collate_fn=self._collate,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        reader = self.reader()
+        return OneShape(
+            DataLoader[Any](
+                Items(reader, ids),
+                batch_size=self.batch_size,
+                sampler=shard,
+                num_workers=min(self.num_workers, len(shard)),
+                collate_fn=reader.parts,
+                pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            )
         )
 
-    def _collate(self, items: list[tuple[str, Tensor | UserError] | None]) -> CPUBatch:
-        """The readable items as a batch; what fails is named in `failed`, so that one bad image does not stop a run."""
-        tensors = {item[0]: item[1] for item in items if item is not None and isinstance(item[1], Tensor)}
-        failed = {item[0]: str(item[1]) for item in items if item is not None and isinstance(item[1], UserError)}
-        first = next(iter(tensors.values()), None)
-        for image_id, tensor in list(tensors.items()):
-            if first is not None and tensor.shape != first.shape:
-                failed[image_id] = (
-                    f"image {image_id} is {tuple(tensor.shape)}, others of its batch {tuple(first.shape)}: "
-                    "set crop or size, or batch_size 1"
-                )
-                del tensors[image_id]
-        if not tensors:
-            return CPUBatch([], failed=failed)
+    def input_digests(self, ids: list[str]) -> dict[str, str | None]:
+        """Digest of what is read now for each id; None where that fails."""
+        loader = DataLoader(Items(self.reader(), ids), batch_size=None, num_workers=min(self.num_workers, len(ids)))
+        return {item.image_id: item.digest for item in loader}
+
+    def parts(self, items: list[Item | None]) -> list[CPUBatch]:
+        """Items as batches of one shape each; images that fail are named, so that one does not stop a run."""
+        failed = {item.image_id: item.fault for item in items if item is not None and item.fault is not None}
+        groups: dict[tuple[object, ...], list[Item]] = {}
+        for item in items:
+            if item is not None and item.tensor is not None:
+                groups.setdefault((item.tensor.shape, item.tensor.dtype), []).append(item)
+        batches = [batch for group in groups.values() for batch in self._collated(group)]
+        if failed or not batches:
+            batches.append(CPUBatch([], failed=failed))
+        return batches
+
+    def _collated(self, group: list[Item]) -> list[CPUBatch]:
+        """One batch; if that fails, one for each image alone, so that the outcome does not depend on the others."""
+        ids = [item.image_id for item in group]
         try:
-            batch = self.collate(list(tensors), torch.stack(list(tensors.values())))
+            batch = self.collate(ids, torch.stack([item.tensor for item in group if item.tensor is not None]))
         except UserError as error:
-            return CPUBatch([], failed=failed | {image_id: f"image {image_id}: {error}" for image_id in tensors})
-        return replace(batch, failed=failed)
+            if len(group) > 1:
+                return [batch for item in group for batch in self._collated([item])]
+            return [CPUBatch([], failed={ids[0]: f"image {ids[0]}: {error}"})]
+        return [replace(batch, inputs={item.image_id: str(item.digest) for item in group})]
 
     def on_after_batch_transfer(self, batch: CPUBatch, dataloader_idx: int) -> Batch:
         """The measurement is made here, on the device."""
         if not batch.ids:
             return Batch([], self.seed, None, None, batch.failed)
-        return Batch(batch.ids, self.seed, self.measure(batch), batch.truth, batch.failed)
+        try:
+            return Batch(batch.ids, self.seed, self.measure(batch), batch.truth, batch.failed, batch.inputs)
+        except UserError as error:  # the measurement does not fit: what an image's neighbours are has no part in it
+            failed = batch.failed | {image_id: f"image {image_id}: {error}" for image_id in batch.ids}
+            return Batch([], self.seed, None, None, failed)
 
 
 class ImageData(MeasuredData):

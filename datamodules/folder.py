@@ -7,17 +7,20 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.base import ImageData
-from posterior.errors import UserError
-from posterior.images import ImageFile, list_images, load_image
+from posterior.checks import MOST_SIDE, whole
+from posterior.images import EXTENSIONS, load_image
+from posterior.listing import File, list_files
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
 
 
 class ImageFolder(ImageData):
-    """PNG and JPEG files of a folder and its subfolders, or of a zip, sorted by id (relative path without extension).
+    """PNG and JPEG files of a folder and its subfolders, or of a zip; ids are relative paths without extension.
+
+    Hidden files, folders that count already and the folders of runs are left out (`posterior.listing.list_files`).
 
     Args:
-        root: the folder, or a .zip in the convention of StyleGAN and EDM; an image has the same id in both.
+        root: the folder; a .zip in the convention of StyleGAN and EDM, where an image has the same id; or one file.
         operator: family of measurement operators.
         likelihood: noise law.
         crop: side in pixels of the central square to cut out, or None.
@@ -44,13 +47,15 @@ class ImageFolder(ImageData):
         limit: int | None = None,
     ) -> None:
         super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        if (crop is not None and crop < 1) or (size is not None and size < 1):
-            raise UserError(f"ImageFolder: crop and size must be >= 1 pixel, got {crop} and {size}")
+        for name, side in (("crop", crop), ("size", size)):
+            if side is not None:
+                whole("ImageFolder", name, side, 1, MOST_SIDE)
         self.root, self.crop, self.size = Path(root), crop, size
-        self.files: dict[str, ImageFile] = {}
+        self.files: dict[str, File] = {}
 
     def list_ids(self) -> list[str]:
-        self.files = list_images(self.root)
+        self.listing = list_files(self.root, EXTENSIONS, "image")
+        self.files = self.listing.files
         return list(self.files)
 
     def read(self, image_id: str) -> Tensor:

@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
+from datamodules.toon import check_numbers
 from datamodules.training import ImageSet
+from posterior.checks import MOST_SIDE, real, whole
 from posterior.errors import UserError
-from posterior.images import list_images, load_image
+from posterior.images import EXTENSIONS, load_image
+from posterior.listing import File, NothingFound, list_files
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
 from posterior.operators.mri import centred_ifft, root_sum_of_squares
 from posterior.random import stream
+from posterior.reading import open_dataset, shown
 
+VOLUMES = {".h5", ".hdf5"}
+LOPSIDED = 30
+"""Ratio of energies by which k-space is told to have its middle elsewhere; an image of noise has about 1, others far
+less."""
 Kind = Literal["ellipses", "shepp_logan"]
 
 
@@ -156,10 +164,8 @@ class PhantomImages(ImageSet):
 
 
 def _check_phantoms(who: str, size: int, start: int, count: int, phase: float) -> None:
-    if size < 8 or start < 0 or count < 1 or not phase >= 0:
-        raise UserError(
-            f"{who}: needs size >= 8, start >= 0, count >= 1, phase >= 0, got {size}, {start}, {count}, {phase}"
-        )
+    check_numbers(who, size, start, count)
+    real(who, "phase", phase, least=0, most=1000)
     _extra("skimage", who)
 
 
@@ -171,7 +177,7 @@ class MRISlices(ImageData):
 
     HDF5: ``key`` holds either magnitudes (slices, H, W), such as fastMRI's ``reconstruction_esc`` and
     ``reconstruction_rss``, or k-space: (slices, H, W), which becomes a complex image, or (slices, coils, H, W), which
-    becomes the root sum of squares of its coil images.
+    becomes the root sum of squares of its coil images. It must be fully sampled, its zero frequency in the middle.
 
     Args:
         root: the folder.
@@ -201,54 +207,59 @@ class MRISlices(ImageData):
         limit: int | None = None,
     ) -> None:
         super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        if crop is not None and crop < 8:
-            raise UserError(f"MRISlices: crop must be >= 8 pixels, got {crop}")
+        if crop is not None:
+            whole("MRISlices", "crop", crop, 8, MOST_SIDE)
         self.root, self.key, self.crop = Path(root), key, crop
         self.places: dict[str, tuple[Path, int]] = {}
-        self.pictures: dict[str, Any] = {}
+        self.pictures: dict[str, File] = {}
+        self.unusable: dict[str, str] = {}
 
     def list_ids(self) -> list[str]:
-        if not self.root.is_dir():
-            raise UserError(f"folder {self.root} does not exist")
-        self.places = {}
-        for path in sorted(p for p in self.root.rglob("*") if p.suffix in (".h5", ".hdf5")):
-            name = path.relative_to(self.root).with_suffix("").as_posix()
-            count = self._dataset(path, lambda data: data.shape[0])
-            self.places |= {f"{name}/slice_{number:03d}": (path, number) for number in range(count)}
+        self.places, self.pictures, self.unusable = {}, {}, {}
         try:
-            self.pictures = {} if self.places else dict(list_images(self.root))
-        except UserError as error:
-            raise UserError(f"{self.root} holds neither HDF5 files (.h5, .hdf5) nor pictures ({error})") from error
-        return sorted([*self.places, *self.pictures])
+            self.listing = list_files(self.root, VOLUMES, "HDF5")
+        except NothingFound:
+            self.listing = list_files(self.root, {*VOLUMES, *EXTENSIONS}, "MRI slice")
+            self.pictures = self.listing.files
+            return list(self.pictures)
+        for name, path in self.listing.files.items():
+            if not isinstance(path, Path):
+                raise UserError(f"{path}: HDF5 files are not read from a zip, unpack it")
+            try:
+                count = self._dataset(path, lambda data: data.shape[0])
+                self.places |= {f"{name}/slice_{number:03d}": (path, number) for number in range(count)}
+            except UserError as error:  # it costs itself, and not the run
+                self.unusable[name] = str(error)
+        return [*self.places, *self.unusable]
 
     def _dataset(self, path: Path, read: Any) -> Any:
-        h5py = _extra("h5py", "MRISlices")
-        try:
-            with h5py.File(path, "r") as file:
-                if self.key not in file:
-                    raise UserError(f"{path} has no {self.key!r}; it has {', '.join(sorted(file)) or 'nothing'}")
-                data = file[self.key]
-                kind = getattr(data, "dtype", np.dtype("O")).kind
-                if getattr(data, "ndim", 0) not in ((3, 4) if kind == "c" else (3,)) or kind not in "cf":
-                    found = f"{getattr(data, 'dtype', 'a group')}{list(getattr(data, 'shape', []))}"
-                    raise UserError(
-                        f"{path}: {self.key!r} must be k-space (slices, H, W) or (slices, coils, H, W), complex, or "
-                        f"magnitudes (slices, H, W), it is {found}"
-                    )
-                return read(data)
-        except OSError as error:
-            raise UserError(f"{path} is not a readable HDF5 file ({error})") from error
+        _extra("h5py", "MRISlices")
+        with open_dataset(path, self.key, "HDF5 file") as (file, data):
+            kspace = data.dtype.kind == "c"
+            if data.ndim not in ((3, 4) if kspace else (3,)) or data.dtype.kind not in "cf":
+                raise UserError(
+                    f"{shown(path)}: {self.key!r} must be k-space (slices, H, W) or (slices, coils, H, W), complex, or "
+                    f"magnitudes (slices, H, W), it is {data.dtype}{list(data.shape)}"
+                )
+            if kspace:
+                _check_mask(file.get("mask"), data.shape[-2:], path)
+            return read(data)
 
     def read(self, image_id: str) -> Tensor:
+        if image_id in self.unusable:
+            raise UserError(self.unusable[image_id])
         if image_id in self.pictures:
             image = (load_image(self.pictures[image_id]).mean(dim=0) + 1) / 2
             name, z = str(self.pictures[image_id]), torch.complex(image, torch.zeros_like(image))
         else:
             path, number = self.places[image_id]
-            values = torch.from_numpy(np.asarray(self._dataset(path, lambda data: data[number])))
-            name = f"{path}, slice {number}"
+            found = np.asarray(self._dataset(path, lambda data: data[number]))
+            with np.errstate(over="ignore"):
+                values = torch.from_numpy(found.astype(np.complex64 if found.dtype.kind == "c" else np.float32))
+            name = f"{shown(path)}, slice {number}"
             if values.is_complex():
-                coils = centred_ifft(values.to(torch.complex64).reshape(1, -1, *values.shape[-2:]))
+                _check_kspace(values, name)
+                coils = centred_ifft(values.reshape(1, -1, *values.shape[-2:]))
                 z = coils[0, 0] if values.ndim == 2 else root_sum_of_squares(coils)[0, 0].to(torch.complex64)
             else:
                 z = values.to(torch.complex64)
@@ -261,3 +272,57 @@ class MRISlices(ImageData):
         if not torch.isfinite(peak) or peak == 0:
             raise UserError(f"{name} holds NaN, infinity or nothing but zeros")
         return torch.stack([z.real, z.imag]) / peak
+
+
+def _check_mask(mask: Any, shape: tuple[int, ...], path: Path) -> None:
+    """Refuse files, such as those of fastMRI's test set, that say which lines of k-space (H, W) were measured, not all.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if getattr(mask, "dtype", np.dtype("O")).kind not in "biuf" or mask.size not in shape:
+        return  # none, or one of tissue, say
+    if not np.asarray(mask).all():
+        raise UserError(
+            f"{shown(path)} is undersampled k-space (its 'mask' has zeros), which has no true image: take "
+            "fully sampled files"
+        )
+
+
+def _check_kspace(kspace: Tensor, name: str) -> None:
+    """Refuse k-space (H, W) or (coils, H, W) that gives no true image; only where that is unmistakable.
+
+    Undersampled: rows, or columns, of nothing but zeros lie between others, or are more than half of them. (Zeros at
+    the edges alone are what scanners pad with. Rows and columns both: such is the transform of a simulated box.)
+    Zero frequency elsewhere: a corner, or the middle of an edge, has `LOPSIDED` times the energy of the middle.
+
+    Raises:
+        UserError: naming the slice.
+    """
+    energy = kspace.to(torch.complex128).abs().square().reshape(-1, *kspace.shape[-2:]).sum(dim=0)
+    missing = {}
+    for dim, lines in ((1, "rows"), (0, "columns")):
+        seen = (energy != 0).any(dim=dim)
+        measured = seen.nonzero().flatten().tolist() or [0]
+        zeros = int((~seen).sum())
+        if not seen[measured[0] : measured[-1] + 1].all() or zeros > len(seen) / 2:
+            missing[lines] = f"{zeros} of {len(seen)} {lines} are zero"
+    if len(missing) == 1:
+        raise UserError(
+            f"{name} is undersampled k-space ({', '.join(missing.values())}), which has no true image: take fully "
+            "sampled files"
+        )
+    height, width = energy.shape
+
+    def around_middle(turned: Tensor) -> float:
+        half = max(1, height // 16), max(1, width // 16)
+        rows, columns = (slice(size // 2 - h, size // 2 + h + 1) for size, h in zip((height, width), half, strict=True))
+        return float(turned[rows, columns].sum())
+
+    middle = around_middle(energy)
+    for dims, place in (((0, 1), "a corner"), ((0,), "the middle of an edge"), ((1,), "the middle of an edge")):
+        if around_middle(torch.fft.fftshift(energy, dim=dims)) > LOPSIDED * middle:
+            raise UserError(
+                f"{name} has its zero frequency in {place}, not in the middle: apply fftshift to the k-space (axes "
+                f"{', '.join(str(dim - 2) for dim in dims)})"
+            )

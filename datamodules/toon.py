@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.base import ImageData
+from posterior.checks import MOST_IMAGES, MOST_SIDE, whole
 from posterior.errors import UserError
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
@@ -119,6 +120,17 @@ def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, Any]]:
     return torch.nn.functional.avg_pool2d(image, factor)[0] / 127.5 - 1, drawn["options"] | {"tones": tones}
 
 
+def check_numbers(who: str, size: int, start: int, count: int) -> None:
+    """Side in pixels, first number and how many, of images that are made by number.
+
+    Raises:
+        UserError: if one is out of range.
+    """
+    whole(who, "size", size, 8, MOST_SIDE)
+    whole(who, "start", start, 0, MOST_IMAGES)
+    whole(who, "count", count, 1, MOST_IMAGES)
+
+
 class ToonFaces(ImageData):
     """Toon faces number ``start`` to ``start + count - 1``, rendered when they are asked for.
 
@@ -150,8 +162,7 @@ class ToonFaces(ImageData):
         limit: int | None = None,
     ) -> None:
         super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        if size < 8 or start < 0 or count < 1:
-            raise UserError(f"ToonFaces: needs size >= 8, start >= 0, count >= 1, got {size}, {start}, {count}")
+        check_numbers("ToonFaces", size, start, count)
         self.size, self.start, self.count = size, start, count
 
     def list_ids(self) -> list[str]:

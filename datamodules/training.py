@@ -19,10 +19,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from datamodules.toon import render_toon_face, require_renderer
+from datamodules.toon import check_numbers, render_toon_face, require_renderer
+from posterior.checks import MOST_BATCH, MOST_IMAGES, MOST_SIDE, MOST_WORKERS, whole
 from posterior.errors import UserError
 from posterior.images import ImageFile, from_pixels, list_images, load_image, to_pixels
 from posterior.random import stream
+from posterior.reading import read_array
 
 CHUNK = 500
 """Faces per file of the cache."""
@@ -83,8 +85,7 @@ class ToonFaceImages(ImageSet):
     """
 
     def __init__(self, size: int = 32, start: int = 0, count: int = 1000, cache: Path = Path("cache/toon")) -> None:
-        if size < 8 or start < 0 or count < 1:
-            raise UserError(f"ToonFaceImages: needs size >= 8, start >= 0, count >= 1, got {size}, {start}, {count}")
+        check_numbers("ToonFaceImages", size, start, count)
         self.size, self.start, self.count, self.cache = size, start, count, Path(cache)
         self.pixels = np.empty((0, 3, size, size), dtype=np.uint8)
 
@@ -112,10 +113,18 @@ class ToonFaceImages(ImageSet):
             raise UserError("a process that renders toon faces was killed: start again, it goes on") from error
 
     def load(self) -> None:
-        try:
-            chunks = [np.load(path, mmap_mode="r") for path in self.files().values()]
-        except (OSError, ValueError) as error:
-            raise UserError(f"toon faces in {self.cache} cannot be read ({error}): delete the file") from error
+        chunks = []
+        for path in self.files().values():
+            try:
+                chunk = read_array(path, "toon faces", mmap=True)
+            except UserError as error:
+                raise UserError(f"{error}; delete the file, and it is rendered again") from error
+            if chunk.dtype != np.uint8 or chunk.shape != (CHUNK, 3, self.size, self.size):
+                raise UserError(
+                    f"toon faces {path} must be uint8[{CHUNK}, 3, {self.size}, {self.size}], they are "
+                    f"{chunk.dtype}{list(chunk.shape)}: delete the file, and it is rendered again"
+                )
+            chunks.append(chunk)
         offset = self.start % CHUNK
         self.pixels = np.concatenate(chunks)[offset : offset + self.count]
 
@@ -162,8 +171,10 @@ class FolderImages(ImageSet):
         start: int = 0,
         count: int | None = None,
     ) -> None:
-        if start < 0 or (count is not None and count < 1):
-            raise UserError(f"FolderImages: needs start >= 0 and count >= 1, got {start} and {count}")
+        whole("FolderImages", "start", start, 0, MOST_IMAGES)
+        for name, value, most in (("count", count, MOST_IMAGES), ("crop", crop, MOST_SIDE), ("size", size, MOST_SIDE)):
+            if value is not None:
+                whole("FolderImages", name, value, 1, most)
         self.root, self.crop, self.size, self.start, self.count = Path(root), crop, size, start, count
         self.paths: list[ImageFile] = []
 
@@ -238,8 +249,8 @@ class TrainingImages(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise UserError("data: needs batch_size >= 1 and num_workers >= 0")
+        whole("TrainingImages", "batch_size", batch_size, 1, MOST_BATCH)
+        whole("TrainingImages", "num_workers", num_workers, 0, MOST_WORKERS)
         self.training, self.validation = training, validation
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 

@@ -5,6 +5,6 @@ from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.random import Streams, stream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Batch", "Measurement", "Prediction", "Streams", "UserError", "stream"]

@@ -20,6 +20,7 @@ class Batch:
         measurement: B rows; None in an empty batch.
         truth: the images (B, C, H, W) in [-1, 1], or None where nobody knows them.
         failed: id -> reason, of images that could not be measured and are not in the batch.
+        inputs: id -> digest of what was read for it.
     """
 
     ids: list[str]
@@ -27,6 +28,7 @@ class Batch:
     measurement: Measurement | None
     truth: Tensor | None
     failed: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
     def keep(self, rows: list[int]) -> Batch:
         """The images ``rows`` of a batch that is not empty."""

@@ -10,22 +10,11 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from posterior.errors import UserError
+from posterior.reading import check_file
+from posterior.settings import read_yaml
 
 Part = dict[str, Any]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also knows tuples."""
-
-
-def _tuple(loader: yaml.SafeLoader, node: Any) -> list[Any]:
-    return loader.construct_sequence(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 class Section:
@@ -43,12 +32,8 @@ class Section:
         Raises:
             UserError: naming the file, if it is missing, not YAML, or holds more than plain data.
         """
-        try:
-            return cls(yaml.load(path.read_text(encoding="utf-8"), _Loader), str(path))
-        except OSError as error:
-            raise UserError(f"DPS configuration {path} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"DPS configuration {path}: {' '.join(str(error).split())}") from error
+        check_file(path, "DPS configuration")
+        return cls(read_yaml(path), str(path))
 
     def take(self, key: str, *default: Any) -> Any:
         """The value of a key, removed.

@@ -12,5 +12,18 @@ class UserError(ValueError):
         super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
 
 
+class Diverged(UserError):
+    """A sampler's chains have left the finite numbers; it costs the images that it names, and no other.
+
+    Args:
+        reasons: image id -> one line that says which chain, where, and what to try.
+    """
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        first = next(iter(reasons.values()))
+        super().__init__(first if len(reasons) == 1 else f"{first} (and so in all {len(reasons)} images of the batch)")
+        self.reasons = reasons
+
+
 class StoppedElsewhere(UserError):
     """Another process of this run has said what is wrong; this one only stops."""

@@ -2,96 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import zipfile
-import zlib
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from posterior.errors import UserError
+from posterior.listing import Member, list_files
+from posterior.reading import read_picture
 
 EXTENSIONS = {".png", ".jpg", ".jpeg"}
-
-
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
-    *(zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError),  # damaged, encrypted, of unknown compression
-)
-"""What reading a bad image file raises, on its own or in a zip."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file within a zip; named like a path of it."""
-
-    archive: Path
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.name}"
-
-    def open(self) -> IO[bytes]:
-        """The file, to be read."""
-        return _archive(self.archive, os.getpid()).open(self.name)
-
 
 ImageFile = Path | Member
 
 
-@functools.lru_cache(maxsize=8)
-def _archive(path: Path, process: int) -> zipfile.ZipFile:
-    """An open archive; one a process, since workers must not share a file's position."""
-    return zipfile.ZipFile(path)
-
-
 def list_images(root: Path) -> dict[str, ImageFile]:
-    """All PNG and JPEG files of a folder or zip, recursively: image id -> file, sorted by id.
+    """All PNG and JPEG files of a folder or zip, recursively, or one file: image id -> file, in order of ids.
 
     The id is the relative path without extension. A zip (as StyleGAN and EDM use them, without the labels) has the ids
     of the folder that it was made from (the folder's own name must not be part of the paths within it).
 
     Raises:
-        UserError: if it is missing, holds no image, is no zip, two files share an id, or a path leads out of it.
+        UserError: see `posterior.listing.list_files`.
     """
-    kind, found = ("zip", _zipped(root)) if root.suffix.lower() == ".zip" else ("image folder", _in_folder(root))
-    files: dict[str, ImageFile] = {}
-    for name, file in sorted(found, key=lambda pair: pair[0]):
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise UserError(f"{kind} {root}: a file in it is called {name}, which leads out of it")
-        if path.suffix.lower() in EXTENSIONS:
-            image_id = path.with_suffix("").as_posix()
-            if image_id in files:
-                raise UserError(f"{files[image_id]} and {file} have the same image id {image_id!r}: rename one")
-            files[image_id] = file
-    if not files:
-        raise UserError(f"{kind} {root} holds no PNG or JPEG file")
-    return dict(sorted(files.items()))
-
-
-def _in_folder(root: Path) -> list[tuple[str, ImageFile]]:
-    if not root.is_dir():
-        raise UserError(f"image folder {root} does not exist")
-    found = [Path(folder) / name for folder, _, names in os.walk(root, followlinks=True) for name in names]
-    return [(path.relative_to(root).as_posix(), path) for path in found]
-
-
-def _zipped(root: Path) -> list[tuple[str, ImageFile]]:
-    if not root.is_file():
-        raise UserError(f"zip {root} does not exist")
-    try:
-        with zipfile.ZipFile(root) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{root} cannot be read as a zip ({error})") from error
-    return [(name, Member(root, name)) for name in names if not name.startswith("__MACOSX/")]
+    return list_files(root, EXTENSIONS, "image").files
 
 
 def load_image(path: ImageFile, crop: int | None = None, size: int | None = None) -> Tensor:
@@ -110,20 +46,7 @@ def load_image(path: ImageFile, crop: int | None = None, size: int | None = None
     """
     if (crop is not None and crop < 1) or (size is not None and size < 1):
         raise UserError(f"crop and size must be >= 1 pixel, got {crop} and {size}")
-    try:
-        with _opened(path) as content, Image.open(content) as file:
-            deep = any(";16" in str(tile[3]) for tile in file.tile)  # Pillow would cut 16-bit colours to 8 bits
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except UNREADABLE as error:
-        raise UserError(f"image {path} cannot be decoded ({error}): replace or remove the file") from error
-    if deep or image.mode.startswith(("I", "F")):
-        raise UserError(f"image {path} has more than 8 bits a channel, which are not read: convert it")
-    if "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise UserError(f"image {path} is partly transparent: flatten it onto a background first")
-    image = image.convert("RGB")
+    image = read_picture(path)
     width, height = image.size
     if crop is not None:
         if min(width, height) < crop:
@@ -136,10 +59,6 @@ def load_image(path: ImageFile, crop: int | None = None, size: int | None = None
         if image.width != size:
             image = image.resize((size, size), Image.Resampling.LANCZOS)
     return from_pixels(np.array(image).transpose(2, 0, 1))
-
-
-def _opened(path: ImageFile) -> IO[bytes]:
-    return path.open("rb") if isinstance(path, Path) else path.open()
 
 
 def from_pixels(pixels: np.ndarray) -> Tensor:

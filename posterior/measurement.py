@@ -32,8 +32,15 @@ class Measurement:
 
         Entries that the operator does not measure (masked pixels) hold 0 and no noise. The DPS code
         puts noise there too, which enters its residual norm without carrying any information.
+
+        Raises:
+            UserError: if the noise law is none for A x, or for A of a white image (`Likelihood.check`).
         """
         clean = operator.forward(truth)
+        if likelihood.most is not None:
+            name = type(operator).__name__
+            likelihood.check(operator.forward(torch.ones_like(truth)), f"A x of {name} for a white image")
+            likelihood.check(clean, f"A x of {name}")
         return cls(operator.restrict(likelihood.sample(clean, noise)), operator, likelihood)
 
     @property

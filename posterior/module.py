@@ -6,18 +6,20 @@ import functools
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from posterior.batch import Batch, Prediction
-from posterior.errors import UserError
+from posterior.checks import MOST_SAMPLES, whole
+from posterior.errors import Diverged, UserError
 from posterior.measurement import Measurement
 from posterior.metrics import FeatureDistance, ImageMetric, RecordMeans, encode, standard_metrics
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, not_finite
+from posterior.samplers.base import Observer, Sampler, not_finite
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,22 @@ def check_precision(trainer: pl.Trainer) -> None:
         raise UserError(f"trainer.precision {trainer.precision} is not supported: 32-true, bf16-mixed or 16-mixed")
 
 
+def lost(batch: Batch, reasons: dict[str, str]) -> Prediction:
+    """What a batch leaves that has no samples: id -> reason, for all its images."""
+    return Prediction(batch.keep([]), torch.empty(0), [], batch.failed | reasons)
+
+
+def not_averageable(records: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Images with a number in their records that is not finite: id -> one line that names it."""
+    reasons: dict[str, str] = {}
+    for record in records:
+        for name, value in record.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                image_id = str(record["id"])
+                reasons.setdefault(image_id, f"image {image_id}: {name} is {value}, which cannot be averaged")
+    return reasons
+
+
 class PosteriorSampling(pl.LightningModule):
     """Draws samples of p(x | y) for every image of a DataModule, and measures them.
 
@@ -59,8 +77,8 @@ class PosteriorSampling(pl.LightningModule):
         distances: distances between the set of first samples and a reference set, e.g. FID.
 
     Raises:
-        UserError: if num_samples < 1, pick_best has nothing to pick from, or two metrics or distances the same
-            name.
+        UserError: if num_samples is out of range, pick_best has nothing to pick from, or two metrics or distances the
+            same name.
     """
 
     def __init__(
@@ -73,8 +91,7 @@ class PosteriorSampling(pl.LightningModule):
         distances: list[FeatureDistance] | None = None,
     ) -> None:
         super().__init__()
-        if num_samples < 1 + pick_best:
-            raise UserError(f"num_samples must be >= {1 + pick_best}, got {num_samples}")
+        whole("model", "num_samples", num_samples, 1 + pick_best, MOST_SAMPLES)
         self.prior = prior.requires_grad_(False).eval()
         self.sampler = sampler
         self.num_samples = num_samples
@@ -94,6 +111,7 @@ class PosteriorSampling(pl.LightningModule):
         self._unavailable = [one.network.unavailable for one in distances or [] if one.network.unavailable]
         self._distance_modules = nn.ModuleList(self.distances)
         self.observers: list[Observer] = []
+        self._unfit: dict[tuple[int, ...], str | None] = {}
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer)
@@ -102,9 +120,9 @@ class PosteriorSampling(pl.LightningModule):
                 module.network_dtype = MIXED.get(str(self.trainer.precision))
         self.means.reset()
         if self.trainer.is_global_zero:
-            for reason in [*(metric.unavailable for metric in self.metrics), *self._unavailable]:
-                if reason:
-                    warn_once(reason)
+            reasons = [reason for metric in self.metrics if (reason := metric.unavailable)] + self._unavailable
+            if reasons:
+                warn_once("; ".join(dict.fromkeys(reasons)))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         """Samples of one batch with their records; None for an empty batch.
@@ -117,10 +135,15 @@ class PosteriorSampling(pl.LightningModule):
     def _predicted(self, batch: Batch) -> Prediction | None:
         if batch.measurement is None:
             return Prediction(batch, torch.empty(0), [], batch.failed) if batch.failed else None
+        if reason := self.unfit(batch.measurement.image_shape):
+            return lost(batch, {image_id: f"image {image_id}: {reason}" for image_id in batch.ids})
         measurement = batch.measurement.repeat(self.num_samples)
         rng = Streams(batch.seed, batch.ids, self.num_samples, self.device)
         forward, backward, start = self.prior.cost.forward, self.prior.cost.backward, time.perf_counter()
-        samples = self.sample(measurement, rng)
+        try:
+            samples = self.sample(measurement, rng)
+        except Diverged as error:
+            return lost(batch, {image_id: error.reasons.get(image_id, str(error)) for image_id in batch.ids})
         failed = not_finite(samples, rng, "the samples")
         cost = (
             (self.prior.cost.forward - forward) / len(rng),
@@ -131,14 +154,32 @@ class PosteriorSampling(pl.LightningModule):
         good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
         batch, chains = batch.keep(good), chains[:, good]
         records = self.measure(batch, chains, dict(zip(COST, cost, strict=True))) if good else []
+        if unusable := not_averageable(records):
+            failed |= unusable
+            good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
+            batch, chains = batch.keep(good), chains[:, good]
+            records = [record for record in records if record["id"] not in failed]
         self.means.count(records)
         return Prediction(batch, chains, records, batch.failed | failed)
 
+    def unfit(self, image_shape: tuple[int, ...]) -> str | None:
+        """Why the prior cannot be used for images of a shape, or None; each shape is looked at once."""
+        if image_shape not in self._unfit:
+            try:
+                warning, self._unfit[image_shape] = self.prior.check_images(image_shape), None
+                if warning:
+                    warn_once(warning)
+            except UserError as error:
+                self._unfit[image_shape] = str(error)
+        return self._unfit[image_shape]
+
     def sample(self, measurement: Measurement, rng: Streams) -> Tensor:
-        """One sample per row, (R, C, H, W).
+        """One sample per row, (R, C, H, W), float32.
 
         Raises:
-            UserError: if the sampler returns something else, no chain is finite, or the device's memory is full.
+            Diverged: if the sampler has found that no chain is finite.
+            UserError: if it returns something else than real numbers of the right shape, or the device's memory is
+                full.
         """
         name, expected = type(self.sampler).__name__, (len(rng), *measurement.image_shape)
         try:
@@ -150,7 +191,9 @@ class PosteriorSampling(pl.LightningModule):
         if not isinstance(samples, Tensor) or tuple(samples.shape) != expected:
             got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
             raise UserError(f"{name} must return samples of shape {expected}, got {got}")
-        return check_finite(samples, rng, "the samples")
+        if samples.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"{name} must return samples in torch.float32, got {samples.dtype}")
+        return samples.detach().to(self.device, torch.float32)
 
     def observe(self, stage: str, step: int, total: int, x: Tensor) -> None:
         """Pass a sampler's state on to the observers."""
@@ -211,11 +254,7 @@ class PosteriorSampling(pl.LightningModule):
         return labels | ({"best", *(["oracle"] if truth_known else [])} if self.pick_best else set())
 
     def evaluate(self, x: Tensor, batch: Batch) -> dict[str, list[float]]:
-        """All metrics that can be computed for images x (B, C, H, W): name -> one value per image.
-
-        Raises:
-            UserError: naming image and metric, if a value is not finite.
-        """
+        """All metrics that can be computed for images x (B, C, H, W): name -> one value per image."""
         assert batch.measurement is not None
         values = {}
         for metric in self.metrics:
@@ -227,7 +266,4 @@ class PosteriorSampling(pl.LightningModule):
             ):
                 continue
             values[metric.name] = metric(x, batch.truth, batch.measurement).tolist()
-            for image_id, value in zip(batch.ids, values[metric.name], strict=True):
-                if not math.isfinite(value):
-                    raise UserError(f"image {image_id}: {metric.name} is {value}, which cannot be averaged")
         return values

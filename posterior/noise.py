@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import scipy.stats
 import torch
 from torch import Tensor
 
+from posterior.checks import real
 from posterior.errors import UserError
+
+OVERSHOOT = 0.5
+"""How far A x of an image in [-1, 1] may leave that range where A keeps the scale: bicubic resizing does by 0.41 at
+most (at scale 2; 0.37 at 4), the sum of the sizes of its weights less 1."""
 
 
 class Likelihood(ABC):
@@ -17,6 +23,8 @@ class Likelihood(ABC):
 
     sigma_y: float
     """Standard deviation of the noise, in units of the measurement (the papers' eta); a typical one if it varies."""
+    most: ClassVar[float | None] = None
+    """Largest size of A x for which this is a law; None: any."""
 
     @abstractmethod
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
@@ -37,6 +45,25 @@ class Likelihood(ABC):
     @abstractmethod
     def annealed(self, added_variance: float, y: Tensor) -> Likelihood:
         """The law after more Gaussian noise of this variance was added to y (B, *S)."""
+
+    def check(self, values: Tensor, source: str) -> None:
+        """Refuse clean observations or measurements for which the law is none.
+
+        Args:
+            values: (B, *S).
+            source: what gave them, for the message.
+
+        Raises:
+            UserError: naming the law and the source, if a value is larger than `most`.
+        """
+        if self.most is None:
+            return
+        low, high = (float(value) for value in values.aminmax())
+        if max(-low, high) > self.most:
+            raise UserError(
+                f"{type(self).__name__}: {source} has values from {low:.4g} to {high:.4g}, the law is one for [-1, 1]: "
+                "use GaussianNoise, or an operator that keeps the scale of images"
+            )
 
     def rows(self, index: Tensor) -> Likelihood:
         """The law of the images ``index``."""
@@ -61,8 +88,7 @@ class GaussianNoise(Likelihood):
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.sigma_y > 0:
-            raise UserError(f"GaussianNoise: sigma_y must be > 0, got {self.sigma_y}")
+        real("GaussianNoise", "sigma_y", self.sigma_y, above=0)
 
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         return clean + self.sigma_y * noise
@@ -82,8 +108,9 @@ class GaussianNoise(Likelihood):
 class PoissonNoise(Likelihood):
     """Photon noise: k ~ Poisson(R u), u = clip((A x + 1) / 2, 0, 1), y = clip(2 k / R - 1, -1, 1), R = 255 rate.
 
-    The law of the DPS code. The last clip biases bright pixels downwards, and amplitudes (phase retrieval) beyond 1 are
-    cut off.
+    The law of the DPS code. The last clip biases bright pixels downwards. A x must lie in [-1, 1], give or take 0.5:
+    what bicubic super-resolution overshoots (at most 0.41, where edges are as sharp as can be) is clipped, as in the
+    DPS code; amplitudes of phase retrieval or k-space, which reach tens, would be cut off, and are refused.
 
     For Langevin it is replaced by a Gaussian: the variance of y, 4 u / R, is read off y itself, as
     max(2 (y + 1) / R, 4 / R^2) (at least that of one photon). Approximate: the variance does not follow x, and both
@@ -98,10 +125,10 @@ class PoissonNoise(Likelihood):
     """
 
     rate: float = 1.0
+    most = 1 + OVERSHOOT
 
     def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise UserError(f"PoissonNoise: rate must be > 0, got {self.rate}")
+        real("PoissonNoise", "rate", self.rate, above=0)
 
     @property
     def photons(self) -> float:

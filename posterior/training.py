@@ -14,8 +14,9 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from posterior.checks import MOST_TRAINING_STEPS, length, real, whole
 from posterior.errors import UserError
-from posterior.module import check_precision
+from posterior.module import check_precision, warn_once
 from posterior.priors import DiffusionPrior, NoiseSchedule
 from posterior.random import stream
 
@@ -28,8 +29,8 @@ class TrainingLevels:
     """At which noise levels a network is trained: log-normal as in Karras et al. (NeurIPS 2022), a part uniform in t.
 
     Args:
-        log_mean: mean of log sigma.
-        log_std: standard deviation of log sigma, > 0.
+        log_mean: mean of log sigma, in [-50, 50].
+        log_std: standard deviation of log sigma, > 0, at most 50.
         uniform: fraction in [0, 1] of levels spread evenly over the schedule's timesteps, so that none is forgotten.
 
     Raises:
@@ -41,8 +42,9 @@ class TrainingLevels:
     uniform: float = 0.15
 
     def __post_init__(self) -> None:
-        if not self.log_std > 0 or not 0 <= self.uniform <= 1:
-            raise UserError(f"TrainingLevels: needs log_std > 0 and uniform in [0, 1], got {self}")
+        real("TrainingLevels", "log_mean", self.log_mean, least=-50, most=50)  # e^50 is beyond any schedule
+        real("TrainingLevels", "log_std", self.log_std, above=0, most=50)
+        real("TrainingLevels", "uniform", self.uniform, least=0, most=1)
 
     def sigmas(self, u: np.ndarray, noise_schedule: NoiseSchedule) -> np.ndarray:
         """Levels (B,) within the schedule's range, from numbers ``u`` (B,) uniform in (0, 1)."""
@@ -67,7 +69,7 @@ class DenoisingTraining(pl.LightningModule):
 
     Args:
         prior: the prior to train; its checkpoint, if any, is where training starts.
-        learning_rate: Adam's, after the warm-up, > 0.
+        learning_rate: Adam's, after the warm-up, > 0, at most 10.
         warmup_steps: steps over which the rate rises from 0, >= 0.
         cooldown_steps: last steps of ``trainer.max_steps``, over which the rate falls linearly to 0, >= 0.
         ema_decay: decay of the moving average a step, in [0, 1); smaller at first, (1 + n) / (10 + n) after n steps.
@@ -76,7 +78,7 @@ class DenoisingTraining(pl.LightningModule):
         seed: of noise and levels.
 
     Raises:
-        UserError: if a number is out of range.
+        UserError: if a number is out of range; on the first batch, if the prior cannot take images of that shape.
     """
 
     def __init__(
@@ -91,10 +93,11 @@ class DenoisingTraining(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not learning_rate > 0 or warmup_steps < 0 or cooldown_steps < 0 or not 0 <= ema_decay < 1:
-            raise UserError(
-                "training: needs learning_rate > 0, warmup_steps >= 0, cooldown_steps >= 0, ema_decay in [0, 1)"
-            )
+        real("model", "learning_rate", learning_rate, above=0, most=10)
+        whole("model", "warmup_steps", warmup_steps, 0, MOST_TRAINING_STEPS)
+        whole("model", "cooldown_steps", cooldown_steps, 0, MOST_TRAINING_STEPS)
+        real("model", "ema_decay", ema_decay, least=0, below=1)
+        length("model", "validation_sigmas", validation_sigmas, 0, 100)
         for sigma in validation_sigmas:
             prior.check_range(sigma)
         self.average = copy.deepcopy(prior)
@@ -106,6 +109,7 @@ class DenoisingTraining(pl.LightningModule):
         self.levels = levels or TrainingLevels()
         self.validation_sigmas = list(validation_sigmas)
         self.seed = seed
+        self._fitting: set[tuple[int, ...]] = set()
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.errors = nn.ModuleList([MeanMetric() for _ in self.validation_sigmas])
@@ -135,6 +139,7 @@ class DenoisingTraining(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         x0, _ = batch
+        self.check_images(x0)
         generator = stream(self.seed, f"step {self.global_step}, batch {batch_idx}", self.global_rank, "training")
         offset = float(torch.rand((), generator=generator))
         sigma = self.levels.sigmas((np.arange(len(x0)) + offset) / len(x0), self.prior.noise_schedule)
@@ -142,6 +147,18 @@ class DenoisingTraining(pl.LightningModule):
         loss = self.prior.training_error(x0, noise, sigma).square().mean()
         self.train_loss.update(loss.detach())
         return loss
+
+    def check_images(self, x0: Tensor) -> None:
+        """Compare a batch (B, C, H, W) with what the prior is for; each shape once.
+
+        Raises:
+            UserError: if the prior cannot take it.
+        """
+        shape = tuple(x0.shape[1:])
+        if shape not in self._fitting:
+            if warning := self.prior.check_images(shape):
+                warn_once(warning)
+            self._fitting.add(shape)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The moving average follows every step of the optimiser."""
@@ -159,6 +176,7 @@ class DenoisingTraining(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Errors of the average, in full precision, with noise that is the same in every validation."""
         x0, indices = batch
+        self.check_images(x0)
         names = [str(index) for index in indices.tolist()]
         generators = [stream(self.seed, name, -1, "validation") for name in names]
         with torch.autocast(x0.device.type, enabled=False):

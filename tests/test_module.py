@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from posterior import Batch, Measurement, Streams, UserError, stream
+from posterior.errors import Diverged
 from posterior.metrics import L2, LPIPS, PSNR, MagnitudePSNR, Residual
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
 from posterior.operators import CartesianMRI, RandomInpainting
-from posterior.samplers import DPS, ExactGaussian, RespacedSigmas, Sampler
+from posterior.samplers import DPS, ExactGaussian, RespacedSigmas, Sampler, check_finite
 
 SHAPE = (3, 16, 16)
 
@@ -109,13 +112,70 @@ def test_a_sampler_that_returns_nan_is_named(field):
     assert module.means.compute()["sample"]["psnr"]["count"] == 2
 
 
-def test_when_all_images_fail_the_run_stops(field):
+@pytest.mark.parametrize("early", [False, True])
+def test_what_becomes_of_an_image_does_not_depend_on_its_batch(field, early):
+    """Image b diverges, to infinity, which clipping would hide; its sampler may or may not look before the end."""
+
     class Broken(Sampler):
         def __call__(self, prior, measurement, rng, observe=None):
-            return torch.full((len(measurement.y), *measurement.image_shape), float("nan"))
+            x = rng.randn("x", measurement.image_shape)
+            x[[image_id == "b" for image_id, _ in rng.rows], 0, 0, 0] = float("inf")
+            return (check_finite(x, rng, "a stage") if early else x).clamp(-1e38, 1e38 if early else float("inf"))
 
-    with pytest.raises(UserError, match=r"image a, sample 0: NaN .* all 2 images of the batch"):
-        make_module(field, Broken()).predict_step(make_batch("ab"), 0)
+    together = make_module(field, Broken(), num_samples=2).predict_step(make_batch("abc"), 0)
+    alone = [make_module(field, Broken(), num_samples=2).predict_step(make_batch(i), 0) for i in "abc"]
+    assert list(together.failed) == ["b"] == [i for prediction in alone for i in prediction.failed]
+    assert together.batch.ids == ["a", "c"] == [i for prediction in alone for i in prediction.batch.ids]
+    for prediction in (together, alone[1]):
+        assert prediction.failed["b"].startswith("image b, sample 0: NaN or infinite values in ")
+    assert alone[1].records == []
+    assert {record["id"] for record in together.records} == {"a", "c"}
+
+
+def test_when_all_images_diverge_each_is_named(field):
+    class Broken(Sampler):
+        def __call__(self, prior, measurement, rng, observe=None):
+            return check_finite(torch.full((len(measurement.y), *measurement.image_shape), float("nan")), rng, "it")
+
+    prediction = make_module(field, Broken()).predict_step(replace(make_batch("ab"), failed={"x": "bad file"}), 0)
+    assert list(prediction.failed) == ["x", "a", "b"]
+    assert prediction.failed["b"].startswith("image b, sample 0: NaN or infinite values in it;")
+    assert (prediction.batch.ids, prediction.records) == ([], [])
+    with pytest.raises(Diverged, match=r"image a, sample 0: NaN .* all 2 images of the batch"):
+        Broken()(field, make_batch("ab").measurement, Streams(0, "ab"))
+
+
+def test_images_that_the_prior_cannot_take_fail_and_the_others_go_on(field):
+    field.channels, field.size, field.size_multiple = 3, (32, 32), 16
+    module = make_module(field)
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr("posterior.module.warn_once", said.append)
+        for _ in range(2):
+            assert module.predict_step(make_batch("ab"), 0).failed == {}
+    assert said == [field.check_images(SHAPE)]  # once for its shape
+    field.size_multiple = None
+    prediction = make_module(field).predict_step(make_batch("ab"), 0)
+    assert list(prediction.failed) == ["a", "b"]
+    assert prediction.failed["b"] == (
+        "image b: GaussianFieldPrior is for images (3, 32, 32), these are (3, 16, 16): set data.init_args.size 32"
+    )
+    assert field.cost.forward == 0  # of the exact sampler
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+def test_samples_are_float32(field, dtype):
+    class Odd(Sampler):
+        def __call__(self, prior, measurement, rng, observe=None):
+            return torch.ones(len(rng), *SHAPE).to(dtype).requires_grad_(dtype == torch.float64)
+
+    module = make_module(field, Odd(), metrics=[Residual()])
+    if dtype == torch.float64:
+        samples = module.predict_step(make_batch("ab"), 0).samples
+        assert (samples.dtype, samples.requires_grad) == (torch.float32, False)
+    else:
+        with pytest.raises(UserError, match=f"Odd must return samples in torch.float32, got {dtype}"):
+            module.predict_step(make_batch("ab"), 0)
 
 
 @pytest.mark.parametrize("returned", [None, torch.zeros(1, *SHAPE)])
@@ -128,14 +188,18 @@ def test_a_sampler_that_returns_something_else_is_named(field, returned):
         make_module(field, Odd()).predict_step(make_batch("ab"), 0)
 
 
-def test_an_infinite_metric_is_named(field):
+def test_an_infinite_metric_costs_its_image_alone(field):
     class Perfect(Sampler):
         def __call__(self, prior, measurement, rng, observe=None):
-            return batch.truth
+            return torch.stack([batch.truth[0], batch.truth[1] / 2])
 
     batch = make_batch("ab")
-    with pytest.raises(UserError, match="image a: psnr is inf"):
-        make_module(field, Perfect(), metrics=[PSNR()]).predict_step(batch, 0)
+    module = make_module(field, Perfect(), metrics=[PSNR()])
+    prediction = module.predict_step(batch, 0)
+    assert prediction.failed == {"a": "image a: psnr is inf, which cannot be averaged"}
+    assert prediction.batch.ids == ["b"] == [record["id"] for record in prediction.records]
+    assert prediction.samples.shape == (1, 1, *SHAPE)
+    assert module.means.compute()["sample"]["psnr"]["count"] == 1
 
 
 def test_pictures_too_small_for_a_metric_go_without_it(field, lpips_weights):

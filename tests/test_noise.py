@@ -117,6 +117,34 @@ def test_annealed_photon_noise_follows_its_images():
     assert PoissonNoise(1.0).rows(torch.tensor([0])) == PoissonNoise(1.0)
 
 
+@pytest.mark.parametrize("side", [16, 64])
+def test_photons_are_refused_where_the_operator_leaves_their_range(side):
+    """Amplitudes of tens would be cut off at 1; also if this image, of noise, has none."""
+    from posterior.operators import CartesianMRI, PhaseRetrieval
+    from posterior.random import stream
+
+    truth = torch.rand(2, 2, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    families = PhaseRetrieval(2.0), CartesianMRI()
+    for family in families:
+        operator = family.realise(truth.shape[1:], [stream(0, name, -1, "operator") for name in "ab"])
+        noise = torch.zeros(2, *operator.measurement_shape)
+        with pytest.raises(UserError, match=f"A x of {type(operator).__name__} for a white image has values from"):
+            Measurement.simulate(truth, operator, PoissonNoise(1.0), noise)
+        Measurement.simulate(truth, operator, GaussianNoise(0.1), noise)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_photons_are_counted_where_resizing_overshoots(scale):
+    """The sharpest of all images: every weight of bicubic resizing meets a pixel of its sign."""
+    from posterior.operators import SuperResolution
+
+    operator = SuperResolution(scale).realise((1, 64, 64))
+    row = operator.row_matrix[32 // scale].sign()
+    truth = (row[:, None] * row).where(row[:, None] * row != 0, torch.ones(()))[None, None]
+    assert 1.3 < operator.forward(truth).max() < 1.5
+    assert Measurement.simulate(truth, operator, PoissonNoise(1.0), torch.zeros(1, 1, 64 // scale, 64 // scale))
+
+
 def test_the_rate_must_be_positive():
     with pytest.raises(UserError, match="rate must be > 0"):
         PoissonNoise(0.0)

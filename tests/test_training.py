@@ -229,8 +229,8 @@ def test_an_error_on_another_rank_is_said(start, root, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model.learning_rate", "0"], "learning_rate > 0"),
-        (["--model.levels.uniform", "2"], "uniform in [0, 1]"),
+        (["--model.learning_rate", "0"], "learning_rate must be > 0"),
+        (["--model.levels.uniform", "2"], "uniform must be >= 0 and <= 1"),
         (["--model.validation_sigmas", "[1000]"], "noise level 1000 outside"),
         (["--data.batch_size", "13"], "12 training and 4 validation images are too few for steps of 13"),
         (["--data.training.init_args.root", "nowhere"], "image folder nowhere does not exist"),
@@ -313,3 +313,22 @@ def test_the_validation_is_the_same_whatever_the_batch():
 def test_a_validation_level_outside_the_schedule_is_refused():
     with pytest.raises(UserError, match="noise level 1000 outside"):
         DenoisingTraining(DiffusionPrior(UNet(**NETWORK)), validation_sigmas=[1000.0])
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step"])
+def test_images_that_the_prior_cannot_take_are_one_line(step):
+    training = module()
+    batch = (torch.zeros(2, 1, SIDE, SIDE), torch.arange(2))
+    with pytest.raises(UserError, match=r"is for images \(3, 8, 8\), these are \(1, 8, 8\): take images of 3 channels"):
+        getattr(training, step)(batch, 0)
+    with pytest.raises(UserError, match=r"multiples of 2: set data.init_args.size 8"):
+        getattr(training, step)((torch.zeros(2, 3, SIDE - 1, SIDE), torch.arange(2)), 0)
+
+
+def test_another_size_than_the_networks_is_told_once(monkeypatch):
+    training, said = module(), []
+    monkeypatch.setattr("posterior.training.warn_once", said.append)
+    for _ in range(2):
+        training.check_images(torch.zeros(2, 3, 2 * SIDE, SIDE))
+    assert len(said) == 1
+    assert "(3, 16, 8), a size that it was not made for" in said[0]

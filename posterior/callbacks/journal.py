@@ -7,14 +7,18 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from posterior.ids import natural
+
 Record = dict[str, object]
+VOID = "void"
 
 
 class Journal:
     """One JSON record a line; every rank appends to a file of its own, all files are read together.
 
     An image is complete when its records are there, and they are written last and at once. A line cut off by a
-    kill is ignored.
+    kill is ignored. Records have the number of the session (start of the run) that wrote them: of an image that was
+    done again, those of the latest session count, and no other.
 
     Args:
         folder: where the files are.
@@ -44,16 +48,35 @@ class Journal:
             os.fsync(file.fileno())
 
     def read(self) -> list[Record]:
-        """All records, those of an image together, ordered by image id; an image recorded twice counts once."""
-        images: dict[str, dict[str, Record]] = {}
+        """All records that count, those of an image together, in natural order of ids; none twice."""
+        images: dict[str, tuple[int, dict[str, Record]]] = {}
         for record in _lines(self.folder.glob("rank*.jsonl")):
             if {"id", "sample"} <= record.keys():
-                images.setdefault(str(record["id"]), {})[str(record["sample"])] = record
-        return [record for _, records in sorted(images.items()) for record in records.values()]
+                image_id, number = str(record["id"]), _number(record)
+                latest, records = images.get(image_id, (number, {}))
+                if number > latest:
+                    latest, records = number, {}
+                if number == latest:
+                    records[str(record["sample"])] = record
+                images[image_id] = latest, records
+        ordered = sorted(images.items(), key=lambda pair: natural(pair[0]))
+        return [r for _, (_, records) in ordered for r in records.values() if r["sample"] != VOID]
+
+    def holds_anything(self) -> bool:
+        """Whether there is a line of any kind."""
+        return any(path.stat().st_size for path in self.folder.glob("*.jsonl"))
 
     def begin(self, session: Record) -> None:
         """Note that a run starts, or goes on, and with what."""
         self._write(self.folder / "sessions.jsonl", [session])
+
+    def next_session(self) -> int:
+        """The number of a session that begins now."""
+        return 1 + max(map(_number, _lines(self.folder.glob("*.jsonl"))), default=0)
+
+    def void(self, image_ids: Iterable[str], session: int) -> None:
+        """Note that what is recorded of these images counts no more from this session on."""
+        self.append([{"id": image_id, "sample": VOID, "session": session} for image_id in image_ids], 0)
 
     def sessions(self) -> list[Record]:
         """All that `begin` has noted, in order."""
@@ -66,7 +89,7 @@ class Journal:
     def failed(self) -> dict[str, str]:
         """The images that failed in this run: id -> reason, in order of ids."""
         found = [r for r in _lines(self.folder.glob("failed*.jsonl")) if {"id", "reason"} <= r.keys()]
-        return {str(r["id"]): str(r["reason"]) for r in sorted(found, key=_by_id)}
+        return {str(r["id"]): str(r["reason"]) for r in sorted(found, key=lambda r: natural(str(r["id"])))}
 
     def forget_failures(self) -> None:
         """A new run starts: what failed before is tried again."""
@@ -94,5 +117,6 @@ def _lines(paths: Iterable[Path]) -> Iterator[Record]:
                 yield record
 
 
-def _by_id(record: Record) -> str:
-    return str(record["id"])
+def _number(record: Record) -> int:
+    number = record.get("session", 0)
+    return number if isinstance(number, int) else 0

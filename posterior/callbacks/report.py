@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from posterior.callbacks.journal import Journal, Record
@@ -25,6 +25,7 @@ class Session:
         samples_per_image: K.
         references: feature network -> file of reference features, None for the run's truth.
         device, num_devices, versions: what the run is made with.
+        left_out: files of the input folder that are no inputs, by kind.
     """
 
     columns: dict[str, list[str]]
@@ -34,6 +35,7 @@ class Session:
     device: str
     num_devices: int
     versions: dict[str, str]
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> Record:
         """As a line of the journal."""
@@ -48,6 +50,7 @@ class Session:
         """
         try:
             found = dict(journal.sessions()[-1])
+            found.pop("session", None)
             labels = found.pop("labels")
             assert isinstance(labels, list)
             return cls(labels=set(labels), **found)  # type: ignore[arg-type]
@@ -93,6 +96,7 @@ def write_report(
     content = {
         "images": len(ids),
         "failed": report.failed,
+        "left_out": session.left_out,
         "samples_per_image": session.samples_per_image,
         "metrics": summary,
         "distances": report.distances,
@@ -106,7 +110,8 @@ def write_report(
 
 
 def _csv(records: Iterable[Record]) -> str:
-    rows = [{k: v for k, v in record.items() if k != "features"} for record in records if record["sample"] != "truth"]
+    inner = {"features", "input", "session"}
+    rows = [{k: v for k, v in record.items() if k not in inner} for record in records if record["sample"] != "truth"]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

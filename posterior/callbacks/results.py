@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import platform
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -24,11 +25,19 @@ from posterior.callbacks.loggers import log_batch, log_run
 from posterior.callbacks.pictures import make_grid, picture_names, png, std_picture
 from posterior.callbacks.report import Session, write_report
 from posterior.callbacks.table import format_distances, format_table
+from posterior.checks import whole
 from posterior.errors import StoppedElsewhere, UserError
-from posterior.files import explained, write_whole
+from posterior.files import below, explained, forget_partial, say, write_whole
+from posterior.ids import natural
 from posterior.images import to_pixels
+from posterior.listing import Listing
 from posterior.metrics import Summary
 from posterior.module import PosteriorSampling
+
+MOST_ROWS = 1000
+"""Of grid.png."""
+MANY = 50
+"""Inputs whose comparison is worth a line."""
 
 
 class MeasuredImages(Protocol):
@@ -37,9 +46,12 @@ class MeasuredImages(Protocol):
     ids: list[str]
     skip: set[str]
     has_truth: bool
+    listing: Listing | None
 
     @property
     def num_local_images(self) -> int: ...
+
+    def input_digests(self, ids: list[str]) -> dict[str, str | None]: ...
 
 
 class ResultWriter(pl.Callback):
@@ -54,37 +66,66 @@ class ResultWriter(pl.Callback):
         grid_images: rows of grid.png, >= 1 (the first images by id).
 
     Raises:
-        UserError: if grid_images < 1.
+        UserError: if grid_images is out of range.
     """
 
     def __init__(self, dir: Path, save_samples: bool = False, grid_images: int = 8) -> None:
-        if grid_images < 1:
-            raise UserError(f"output: grid_images must be >= 1, got {grid_images}")
+        whole("output", "grid_images", grid_images, 1, MOST_ROWS)
         self.dir = Path(dir)
         self.save_samples = save_samples
         self.grid_images = grid_images
         self.journal = Journal(self.dir / "journal")
         self.records: list[Record] = []
         self.worker = BackgroundWorker()
-        self.done = 0
+        self.done = self.number = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, PosteriorSampling)
+        problem: Exception | None = None
         complete: set[str] = set()
         if trainer.is_global_zero:
-            self.journal.forget_failures()
-            labels = pl_module.record_labels(self.data(trainer).has_truth)
-            self.records = [r for r in self.journal.complete(labels) if self.has_files(str(r["id"]))]
-            complete = {str(record["id"]) for record in self.records}
+            try:
+                with explained(self.dir):
+                    complete = self.resume(trainer, pl_module)
+            except (UserError, OSError) as error:
+                problem = error
         # every rank must leave out the same images: rank 0 decides, before anyone writes
-        self.data(trainer).skip = trainer.strategy.broadcast(complete)
+        data = self.data(trainer)
+        data.skip, self.number, stopped = trainer.strategy.broadcast((complete, self.number, problem is not None))
+        if problem is not None:
+            raise problem
+        if stopped:
+            raise StoppedElsewhere("the first process has said what is wrong")
+
+    def resume(self, trainer: pl.Trainer, pl_module: PosteriorSampling) -> set[str]:
+        """The images that are complete, of inputs that are as they were; the others will be done."""
+        forget_partial(self.dir)
+        self.journal.forget_failures()
+        self.number = self.journal.next_session()
+        data, labels = self.data(trainer), pl_module.record_labels(self.data(trainer).has_truth)
+        records = [r for r in self.journal.complete(labels) if self.has_files(str(r["id"]))]
+        known = {str(r["id"]): r.get("input") for r in records}
+        wanted = [image_id for image_id in data.ids if image_id in known]
+        if len(wanted) > MANY:
+            print(f"resuming: comparing {len(wanted)} inputs with what they were", file=sys.stderr, flush=True)
+        now = data.input_digests(wanted)
+        changed = [image_id for image_id in wanted if now[image_id] != known[image_id]]
+        if changed:
+            self.journal.void(changed, self.number)
+            shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+            print(f"{len(changed)} inputs have changed and are done again: {shown}", file=sys.stderr, flush=True)
+        self.records = [r for r in records if r["id"] not in set(changed)]
+        return {str(record["id"]) for record in self.records}
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PosteriorSampling)
+        data = self.data(trainer)
         if trainer.is_global_zero:
             with explained(self.dir):
-                self.journal.begin(self.session(trainer, pl_module).record())
-        wanted = set(self.data(trainer).ids)
+                self.journal.begin(self.session(trainer, pl_module).record() | {"session": self.number})
+            if data.listing is not None and data.listing.left_out:
+                say(f"{self.dir.name}: {data.listing.told()}")
+        wanted = set(data.ids)
         pl_module.means.count(r for r in self.records if r["id"] in wanted)  # rank 0 has them, others none
 
     def session(self, trainer: pl.Trainer, pl_module: PosteriorSampling) -> Session:
@@ -98,6 +139,7 @@ class ResultWriter(pl.Callback):
             num_devices=trainer.world_size,
             versions={name: version(name) for name in ("torch", "pytorch-lightning", "torchmetrics", "lpips")}
             | {"python": platform.python_version(), "posterior": posterior.__version__},
+            left_out={} if (listing := self.data(trainer).listing) is None else dict(listing.left_out),
         )
 
     @staticmethod
@@ -128,6 +170,8 @@ class ResultWriter(pl.Callback):
         if trainer.is_global_zero:
             log_batch(trainer.loggers, pl_module.means.columns, outputs.records, self.done)
         self.done += len(outputs.batch.ids)
+        inputs = outputs.batch.inputs
+        records = [r | {"input": inputs.get(str(r["id"])), "session": self.number} for r in outputs.records]
 
         def write() -> None:
             with explained(self.dir):
@@ -135,8 +179,8 @@ class ResultWriter(pl.Callback):
                     self.journal.fail(outputs.failed, trainer.global_rank)
                 for path, content in files:
                     write_whole(path, content())
-                if outputs.records:
-                    self.journal.append(outputs.records, trainer.global_rank)
+                if records:
+                    self.journal.append(records, trainer.global_rank)
 
         self.worker.submit(write)
 
@@ -163,12 +207,12 @@ class ResultWriter(pl.Callback):
                     pictures[kind] = chains[picked[image_id, kind]]
             if truth is not None:
                 pictures["truth"] = truth[row]
-            folder = self.dir / "images" / image_id
+            folder = below(self.dir, "images", image_id)
             found += [(folder / f"{name}.png", partial(_picture, image)) for name, image in pictures.items()]
             if len(chains) > 1:
                 found.append((folder / "std.png", partial(_std, chains)))
             if self.save_samples:
-                found.append((self.dir / "samples" / f"{image_id}.npy", partial(_npy, chains)))
+                found.append((below(self.dir, "samples", f"{image_id}.npy"), partial(_npy, chains)))
         return found
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -196,17 +240,17 @@ class ResultWriter(pl.Callback):
         wanted = set(self.data(trainer).ids)
         with explained(self.dir):
             report = write_report(self.dir, self.journal, self.session(trainer, pl_module), summary, wanted)
-            ids, failed, grid = sorted(report.ids), report.failed, self.dir / "grid.png"
+            ids, failed, grid = sorted(report.ids, key=natural), report.failed, self.dir / "grid.png"
             if ids:
                 shown = ids[: self.grid_images]
                 there = {path.stem for path in (self.dir / "images" / shown[0]).iterdir()}
                 make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, there), grid)
         if ids:
-            print(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
-            print(format_table(summary, pl_module.num_samples))
+            say(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
+            say(format_table(summary, pl_module.num_samples))
             for line in format_distances(report.distances):
-                print(line)
-            print(f"grid: {grid}", flush=True)
+                say(line)
+            say(f"grid: {grid}")
             log_run(trainer.loggers, summary, report, grid)
         if failed:
             reason = next(iter(failed.values()))

@@ -35,7 +35,8 @@ def format_distances(distances: Mapping[str, Mapping[str, float | int | str | No
     for network, found in distances.items():
         fid, kid = (f"{found[name]:.4g}" if isinstance(found[name], float) else "-" for name in ("fid", "kid"))
         sides = f"{found['images']} images against {found['reference_images']}, {found['reference']}"
-        yield f"FID ({network}) {fid}, KID {kid}: {sides}"
+        warning = f" (warning: {found['warning']})" if found.get("warning") else ""
+        yield f"FID ({network}) {fid}, KID {kid}: {sides}{warning}"
 
 
 def cell(value: dict[str, float | int | None] | None, images: int) -> str:

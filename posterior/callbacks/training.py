@@ -18,7 +18,7 @@ from torch import Tensor
 
 import posterior
 from posterior.callbacks.pictures import save_png, sheet
-from posterior.errors import UserError
+from posterior.checks import MOST_BATCH, MOST_STEPS, whole
 from posterior.files import write_whole
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
@@ -69,7 +69,7 @@ class TrainingWriter(pl.Callback):
         sheet_steps: DDIM steps of a sample, a number that divides the noise schedule evenly.
 
     Raises:
-        UserError: if sheet_images < 0; when the run starts, if the schedule has no such respacing.
+        UserError: if a number is out of range; when the run starts, if the schedule has no such respacing.
     """
 
     CHECKPOINT = "last.ckpt"
@@ -81,8 +81,8 @@ class TrainingWriter(pl.Callback):
         sheet_images: int = 32,
         sheet_steps: int = 20,
     ) -> None:
-        if sheet_images < 0:
-            raise UserError(f"output: sheet_images must be >= 0, got {sheet_images}")
+        whole("output", "sheet_images", sheet_images, 0, MOST_BATCH)
+        whole("output", "sheet_steps", sheet_steps, 1, MOST_STEPS)
         self.dir = Path(dir)
         self.weights = weights
         self.sheet_images, self.sheet_steps = sheet_images, sheet_steps
@@ -118,6 +118,8 @@ class TrainingWriter(pl.Callback):
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, validated: bool) -> None:
         """Write everything, the losses only if they were measured now; collective."""
         assert isinstance(pl_module, DenoisingTraining)
+        if getattr(trainer, "fast_dev_run", False):  # a try: nothing that a run could go on from
+            return
         self.saved_step = step = trainer.global_step
         partial = self.dir / f".{self.CHECKPOINT}.partial"
         trainer.save_checkpoint(partial)

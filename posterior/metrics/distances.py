@@ -6,7 +6,6 @@ import base64
 import functools
 import hashlib
 import io
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.images import to_pixels
 from posterior.metrics.features import VGG16Features, frechet_distance, hub_file, kernel_distance
+from posterior.reading import check_file, read_arrays, shown
 
 SIDE = 299
 """Side in pixels to which clean-fid resizes."""
@@ -34,11 +34,13 @@ class PixelFeatures(nn.Module, ABC):
     Source: Parmar, Zhang and Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022: bicubic
     with antialiasing in floating point, channel by channel, clipped to [0, 255] (`cleanfid.resize`, mode "clean").
 
-    `name` heads columns; `unavailable` says in one line why it cannot be used here, or is None.
+    `name` heads columns; `unavailable` says in one line why it cannot be used here, or is None; `dimension` is the
+    number of features, if it is known.
     """
 
     name: str
     unavailable: str | None = None
+    dimension: int | None = None
 
     @abstractmethod
     def of_resized(self, pixels: Tensor) -> Tensor:
@@ -70,6 +72,7 @@ class Inception(PixelFeatures):
     """
 
     name = "inception"
+    dimension = 2048
 
     def __init__(self, file: Path | None = None) -> None:
         super().__init__()
@@ -77,6 +80,7 @@ class Inception(PixelFeatures):
         if not path.is_file():
             self.unavailable = f"FID and KID need {path} (docs/pipeline.md, 'FID and KID', says where to get it)"
             return
+        check_file(path, "Inception's file")
         if hashlib.sha256(path.read_bytes()).hexdigest() != INCEPTION_SHA256:
             raise UserError(f"{path} is not {INCEPTION_FILE}: its SHA-256 is not {INCEPTION_SHA256}")
         self.network = torch.jit.load(str(path), map_location="cpu").eval()
@@ -89,6 +93,7 @@ class VGG16Pixels(PixelFeatures):
     """`VGG16Features` at 299x299 instead of Inception: comparable among themselves, not with published FIDs."""
 
     name = "vgg16"
+    dimension = 512
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +125,7 @@ class FeatureDistance(nn.Module):
         self.network = network
         self.reference = None if reference is None else Path(reference)
         if self.reference is not None:
-            read_features(self.reference, network.name)  # complain before the run, not after it
+            read_features(self.reference, network.name, network.dimension)  # complain before the run, not after it
 
     @property
     def name(self) -> str:
@@ -145,22 +150,36 @@ def write_features(path: Path, features: Tensor, network: str) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def read_features(path: Path, network: str) -> Tensor:
+def read_features(path: Path, network: str, dimension: int | None = None) -> Tensor:
     """Read a reference set, (N, D).
 
+    Args:
+        path: of the file.
+        network: that it must have been made with.
+        dimension: D that it must have; None: any.
+
     Raises:
-        UserError: if it is missing, unreadable, or was made with another network.
+        UserError: if it is missing, unreadable, was made with another network, or is not N >= 2 rows of D finite reals.
     """
+    what, told = "reference features", "see docs/pipeline.md, 'FID and KID'"
     try:
-        with np.load(path, allow_pickle=False) as found:
-            features, made_with = torch.from_numpy(found["features"]), str(found["network"])
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is no set of reference features ({error}): see docs/pipeline.md, 'FID and KID'"
-        ) from error
+        arrays = read_arrays(path, what)
+    except UserError as error:
+        raise UserError(f"{error}; {told}") from error
+    if not {"features", "network"} <= set(arrays):
+        there = ", ".join(arrays) or "nothing"
+        raise UserError(f"{path} is no set of {what}: it must hold features and network, it holds {there}; {told}")
+    features, made_with = arrays["features"], str(arrays["network"])
     if made_with != network:
-        raise UserError(f"{path} holds features of {made_with}, not of {network}")
-    return features
+        raise UserError(f"{path} holds features of {shown(made_with)[:80]}, not of {network}")
+    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1 or features.dtype.kind != "f":
+        found = f"{features.dtype}{list(features.shape)}"
+        raise UserError(f"{path} is no set of {what}: they must be (N, D) reals, N >= 2, they are {found}; {told}")
+    if dimension is not None and features.shape[1] != dimension:
+        raise UserError(f"{path} holds {features.shape[1]} features an image, {network} has {dimension}: {told}")
+    if not np.isfinite(features).all():
+        raise UserError(f"{path} is no set of {what}: some are NaN or infinite; {told}")
+    return torch.from_numpy(features)
 
 
 def distances(
@@ -174,7 +193,11 @@ def distances(
         references: network -> file of reference features; None: the truth.
 
     Returns:
-        network -> fid, kid (None with fewer than two images on a side), images, reference images, reference.
+        network -> fid, kid (None with fewer than two images on a side), images, reference images, reference, and a
+        warning (or None).
+
+    Raises:
+        UserError: if the reference's file cannot be used, or has not as many features an image as the run.
     """
     found = {}
     for network, file in references.items():
@@ -189,11 +212,23 @@ def distances(
         else:
             theirs = torch.from_numpy(np.stack(rows["truth"])) if rows["truth"] else torch.zeros(0, 1)
         known = min(len(ours), len(theirs)) >= 2
+        if known and ours.shape[1] != theirs.shape[1]:
+            raise UserError(
+                f"the reference of {network}, {file}, has {theirs.shape[1]} features an image, the images of this run "
+                f"have {ours.shape[1]}: make it with the same network"
+            )
+        few = known and min(len(ours), len(theirs)) < ours.shape[1]
         found[network] = {
             "fid": frechet_distance(ours, theirs) if known else None,
             "kid": kernel_distance(ours, theirs) if known else None,
             "images": len(ours),
             "reference_images": len(theirs),
             "reference": "the run's true images" if file is None else str(file),
+            "warning": (
+                f"fewer images than the {ours.shape[1]} features: FID is biased upwards, compare it only with sets of "
+                "the same size"
+                if few
+                else None
+            ),
         }
     return found

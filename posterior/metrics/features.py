@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from posterior.checkpoint import load_checkpoint
+from posterior.checks import whole
 from posterior.errors import UserError
 
 VGG16_WEIGHTS = "vgg16-397923af.pth"
@@ -40,13 +41,12 @@ class VGG16Features(nn.Module):
         side: side in pixels to which images are resized, >= 32.
 
     Raises:
-        UserError: if the weights are not there or not readable, or side < 32.
+        UserError: if the weights are not there or not readable, or side is out of range.
     """
 
     def __init__(self, side: int = 64) -> None:
         super().__init__()
-        if side < 32:
-            raise UserError(f"VGG16Features: side must be >= 32, got {side}")
+        whole("VGG16Features", "side", side, 32, 1024)
         if not hub_file(VGG16_WEIGHTS).is_file():
             raise UserError(f"VGG16's features need its weights: {missing(VGG16_WEIGHTS)}")
         self.side = side

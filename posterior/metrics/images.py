@@ -14,10 +14,11 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from posterior.errors import UserError
+from posterior.checks import whole
 from posterior.measurement import Measurement
 from posterior.metrics.base import ImageMetric
 from posterior.metrics.features import VGG16_WEIGHTS, hub_file, missing
+from posterior.reading import read_state
 
 
 def unit_range(x: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class LPIPS(ImageMetric):
             would lose in its first layers.
 
     Raises:
-        UserError: if upsample < 1.
+        UserError: if upsample is out of range, or the weights cannot be read.
     """
 
     channels = (3,)
@@ -84,14 +85,14 @@ class LPIPS(ImageMetric):
 
     def __init__(self, net: Literal["alex", "vgg"] = "alex", upsample: int = 1) -> None:
         super().__init__()
-        if upsample < 1:
-            raise UserError(f"LPIPS: upsample must be >= 1, got {upsample}")
+        whole("LPIPS", "upsample", upsample, 1, 32)  # the backbones want 32 pixels
         self.name = f"lpips_{net}" + (f"_x{upsample}" if upsample > 1 else "")
         self.upsample = upsample
         self.least_side = -(-32 // upsample)
         if not hub_file(self.WEIGHTS[net]).is_file():
             self.unavailable = f"{self.name} is left out: {missing(self.WEIGHTS[net])}"
             return
+        read_state(hub_file(self.WEIGHTS[net]), f"{self.name}: weights")  # names a bad file; torchvision reads it again
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lpips calls torchvision by its old names
             self.network = lpips.LPIPS(net=net, verbose=False).requires_grad_(False).eval()

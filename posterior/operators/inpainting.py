@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from posterior.checks import MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import MaskedOrthonormal, OperatorFamily
+from posterior.reading import read_array, read_picture
 
 
 class Inpainting(MaskedOrthonormal):
@@ -37,8 +38,8 @@ class RandomInpainting(OperatorFamily):
     random = True
 
     def __init__(self, low: float = 0.3, high: float = 0.7) -> None:
-        if not 0 <= low <= high < 1:
-            raise UserError(f"RandomInpainting: needs 0 <= low <= high < 1, got low={low}, high={high}")
+        real("RandomInpainting", "high", high, least=0, below=1)
+        real("RandomInpainting", "low", low, least=0, most=high)
         self.low, self.high = low, high
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
@@ -61,14 +62,14 @@ class BoxInpainting(OperatorFamily):
         margin: smallest distance to the border in pixels, >= 0.
 
     Raises:
-        UserError: on realisation, if the box and its margins do not fit into the image.
+        UserError: if a number is out of range; on realisation, if the box and its margins do not fit into the image.
     """
 
     random = True
 
     def __init__(self, box: int = 128, margin: int = 16) -> None:
-        if box <= 0 or margin < 0:
-            raise UserError(f"BoxInpainting: needs box > 0 and margin >= 0, got box={box}, margin={margin}")
+        whole("BoxInpainting", "box", box, 1, MOST_SIDE)
+        whole("BoxInpainting", "margin", margin, 0, MOST_SIDE)
         self.box, self.margin = box, margin
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
@@ -95,20 +96,27 @@ class MaskInpainting(OperatorFamily):
         mask: an image file (white = kept, black = masked) or a .npy array (H, W) of 0 and 1.
 
     Raises:
-        UserError: if the file cannot be read, has other values, keeps nothing, or has not the image's size.
+        UserError: naming the file, if it cannot be read, has other values, keeps nothing or everything, is partly
+            transparent, in colour or animated, or has not the image's size.
     """
 
     def __init__(self, mask: Path) -> None:
         self.path = Path(mask)
-        try:
-            array = self.path.suffix == ".npy"
-            values = np.load(self.path, allow_pickle=False) if array else np.asarray(Image.open(self.path).convert("L"))
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"MaskInpainting: cannot read {self.path}: {error}") from error
-        kept = 1 if array else 255
-        ordinary = isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "biuf"
-        if not ordinary or not set(np.unique(values)) <= {0, kept} or not values.any():
-            raise UserError(f"MaskInpainting: {self.path} must be (H, W) of 0 (masked) and {kept} (kept)")
+        if self.path.suffix.lower() == ".npy":
+            values, kept = read_array(self.path, "MaskInpainting: mask"), 1
+        else:
+            colours, kept = np.asarray(read_picture(self.path, "MaskInpainting: mask")), 255
+            values = colours[..., 0]
+            if (colours != values[..., None]).any():
+                raise UserError(f"MaskInpainting: {self.path} is in colour: save it as white (kept) and black (masked)")
+        ordinary = values.ndim == 2 and values.dtype.kind in "biuf" and bool(((values == 0) | (values == kept)).all())
+        if not ordinary or not values.any():
+            raise UserError(
+                f"MaskInpainting: {self.path} must be (H, W) of 0 (masked) and {kept} (kept); a picture without losses "
+                "(PNG) and without smoothed edges is needed"
+            )
+        if values.all():
+            raise UserError(f"MaskInpainting: {self.path} has no hole: 0 (black) is what is masked")
         self.mask = torch.from_numpy((values > 0).astype(np.float32))
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
+from posterior.checks import MOST_KERNEL, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import LinearOperator, OperatorFamily
+from posterior.reading import read_array
 
 
 class KernelBlur(LinearOperator):
@@ -138,10 +140,8 @@ class MotionBlur(OperatorFamily):
     random = True
 
     def __init__(self, kernel_size: int = 61, intensity: float = 0.5) -> None:
-        if kernel_size < 3 or kernel_size % 2 == 0 or not 0 <= intensity <= 1:
-            raise UserError(
-                f"MotionBlur: needs an odd kernel_size >= 3 and intensity in [0, 1], got {kernel_size} and {intensity}"
-            )
+        check_kernel_size("MotionBlur", kernel_size, 3)
+        real("MotionBlur", "intensity", intensity, least=0, most=1)
         self.kernel_size, self.intensity = kernel_size, intensity
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> KernelBlur:
@@ -167,11 +167,8 @@ class GivenBlur(OperatorFamily):
     """
 
     def __init__(self, kernel: Path) -> None:
-        try:
-            values = np.load(kernel, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"GivenBlur: cannot read {kernel}: {error}") from error
-        ordinary = isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "biuf"
+        values = read_array(Path(kernel), "GivenBlur: kernel")
+        ordinary = values.ndim == 2 and values.dtype.kind in "biuf"
         if not ordinary or len(set(values.shape)) != 1 or values.shape[0] % 2 == 0 or not values.min() >= 0:
             raise UserError(f"GivenBlur: {kernel} must be (k, k) of numbers >= 0, k odd")
         if not 0 < values.sum(dtype=np.float64) < np.inf:
@@ -181,6 +178,15 @@ class GivenBlur(OperatorFamily):
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> KernelBlur:
         check_mirrors("GivenBlur", image_shape, len(self.kernel))
         return KernelBlur(self.kernel.expand(max(1, len(streams)), -1, -1), image_shape)
+
+
+def check_kernel_size(who: str, kernel_size: int, least: int) -> None:
+    """Raises:
+    UserError: if it is even, or out of range.
+    """
+    whole(who, "kernel_size", kernel_size, least, MOST_KERNEL)
+    if kernel_size % 2 == 0:
+        raise UserError(f"{who}: needs an odd kernel_size, got {kernel_size}")
 
 
 def check_mirrors(who: str, image_shape: Sequence[int], kernel_size: int) -> None:

@@ -10,8 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.checks import MOST_COILS, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import MaskedOrthonormal, OperatorFamily, power_iteration_norm
+from posterior.reading import read_array
+
+LEAST_SENSITIVITY = 0.5
+"""Of given maps, the largest root sum of squares over coils: about 1 where they are meant to be it."""
 
 
 def to_complex(x: Tensor) -> Tensor:
@@ -165,7 +170,7 @@ class CartesianMRI(OperatorFamily):
         mask: ``random`` or ``equispaced``, see `undersampling_mask`.
         num_coils: >= 1; with several, smooth sensitivities are simulated (`simulated_coils`).
         sensitivities: given ones instead, a .npy file (coils, H, W), complex; they are divided by the largest root sum
-            of squares if that is above 1.
+            of squares if that is above 1, and refused if it is below 0.5: y would be noise.
 
     Raises:
         UserError: if a number is out of range or the file is bad; on realisation, if the images have not two channels,
@@ -183,11 +188,9 @@ class CartesianMRI(OperatorFamily):
         num_coils: int = 1,
         sensitivities: Path | None = None,
     ) -> None:
-        if not acceleration > 1 or not 0 < center_fraction < 1 / acceleration or num_coils < 1:
-            raise UserError(
-                "CartesianMRI: needs acceleration > 1, 0 < center_fraction < 1 / acceleration and num_coils >= 1, got "
-                f"{acceleration}, {center_fraction} and {num_coils}"
-            )
+        real("CartesianMRI", "acceleration", acceleration, above=1, most=MOST_SIDE)
+        real("CartesianMRI", "center_fraction", center_fraction, above=0, below=1 / acceleration)
+        whole("CartesianMRI", "num_coils", num_coils, 1, MOST_COILS)
         self.acceleration, self.center_fraction, self.mask = acceleration, center_fraction, mask
         self.num_coils, self.path = num_coils, sensitivities
         self.given = None if sensitivities is None else _read_sensitivities(Path(sensitivities))
@@ -220,13 +223,15 @@ class CartesianMRI(OperatorFamily):
 
 
 def _read_sensitivities(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"CartesianMRI: cannot read {path}: {error}") from error
-    if not isinstance(values, np.ndarray) or values.ndim != 3 or values.dtype.kind != "c":
+    values = read_array(path, "CartesianMRI: sensitivities")
+    if values.ndim != 3 or values.dtype.kind != "c":
         raise UserError(f"CartesianMRI: {path} must be a complex array (coils, H, W)")
     if not np.isfinite(values).all() or not np.abs(values).any():
         raise UserError(f"CartesianMRI: {path} holds NaN, infinity or nothing but zeros")
     top = np.sqrt((np.abs(values) ** 2).sum(axis=0)).max()
+    if top < LEAST_SENSITIVITY:
+        raise UserError(
+            f"CartesianMRI: the sensitivities {path} have a root sum of squares of {top:.3g} at most: scale them so "
+            "that it is about 1"
+        )
     return (values / max(top, 1.0)).astype(np.complex64)

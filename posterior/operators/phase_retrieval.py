@@ -8,8 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posterior.errors import UserError
+from posterior.checks import real
 from posterior.operators.base import Operator, OperatorFamily
+
+MOST_OVERSAMPLE = 64.0
+"""8 sizes of zeros on each side: 289 times the image."""
 
 
 class FourierAmplitude(Operator):
@@ -61,15 +64,14 @@ class PhaseRetrieval(OperatorFamily):
     size (the DPS code has the size 256 built in).
 
     Args:
-        oversample: >= 0 (DPS: 2.0).
+        oversample: >= 0 (DPS: 2.0), at most `MOST_OVERSAMPLE`.
 
     Raises:
-        UserError: if oversample < 0.
+        UserError: if oversample is out of range.
     """
 
     def __init__(self, oversample: float = 2.0) -> None:
-        if not oversample >= 0:
-            raise UserError(f"PhaseRetrieval: oversample must be >= 0, got {oversample}")
+        real("PhaseRetrieval", "oversample", oversample, least=0, most=MOST_OVERSAMPLE)
         self.oversample = oversample
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> FourierAmplitude:

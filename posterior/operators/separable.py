@@ -10,9 +10,10 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
+from posterior.checks import MOST_KERNEL, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
-from posterior.operators.motion_blur import check_mirrors
+from posterior.operators.motion_blur import check_kernel_size, check_mirrors
 
 
 class Separable(LinearOperator):
@@ -116,8 +117,7 @@ class SuperResolution(OperatorFamily):
     """
 
     def __init__(self, scale: int = 4, kernel: Literal["bicubic", "average"] = "bicubic") -> None:
-        if scale < 2:
-            raise UserError(f"SuperResolution: scale must be >= 2, got {scale}")
+        whole("SuperResolution", "scale", scale, 2, MOST_SIDE)
         self.scale, self.kernel = scale, kernel
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Separable:
@@ -140,8 +140,8 @@ class GaussianBlur(OperatorFamily):
     """
 
     def __init__(self, kernel_size: int = 61, std: float = 3.0) -> None:
-        if kernel_size < 1 or kernel_size % 2 == 0 or not std > 0:
-            raise UserError(f"GaussianBlur: needs an odd kernel_size and std > 0, got {kernel_size} and {std}")
+        check_kernel_size("GaussianBlur", kernel_size, 1)
+        real("GaussianBlur", "std", std, above=0, most=MOST_KERNEL)
         self.kernel_size, self.std = kernel_size, std
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Separable:

@@ -12,10 +12,14 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from posterior.checks import real, whole
 from posterior.errors import UserError
 from posterior.operators.base import MaskedOrthonormal, OperatorFamily
 from posterior.operators.dense import Dense
 from posterior.random import stream
+
+MOST_ENTRIES = 2**28
+"""Of a dense matrix: 1 GB in float32."""
 
 
 class GaussianSensing(OperatorFamily):
@@ -32,13 +36,12 @@ class GaussianSensing(OperatorFamily):
     """
 
     def __init__(self, num_measurements: int, seed: int = 0) -> None:
-        if num_measurements < 1:
-            raise UserError(f"GaussianSensing: num_measurements must be >= 1, got {num_measurements}")
+        whole("GaussianSensing", "num_measurements", num_measurements, 1, MOST_ENTRIES)
         self.num_measurements, self.seed = num_measurements, seed
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Dense:
         size = math.prod(image_shape)
-        if size * self.num_measurements > 2**28:
+        if size * self.num_measurements > MOST_ENTRIES:
             raise UserError(
                 f"GaussianSensing: a {self.num_measurements} x {size} matrix is too large: take SubsampledTransform"
             )
@@ -91,8 +94,7 @@ class SubsampledTransform(OperatorFamily):
     random = True
 
     def __init__(self, share: float, transform: Literal["dct", "hadamard"] = "dct", random_signs: bool = True) -> None:
-        if not 0 < share <= 1:
-            raise UserError(f"SubsampledTransform: share must be in (0, 1], got {share}")
+        real("SubsampledTransform", "share", share, above=0, most=1)
         self.share, self.transform, self.random_signs = share, transform, random_signs
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> MaskedTransform:

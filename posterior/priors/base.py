@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,15 @@ class Prior(nn.Module, ABC):
     sigma_min: float = 0.0
     """Smallest noise level at which the prior can be evaluated; the unsmoothed score is read here."""
     sigma_max: float = math.inf
+
+    channels: int | None = None
+    """Channels of the images that it is for: 3 colours, 1 grey, 2 real and imaginary part. None: any number."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels that it was made for; None: no size in particular."""
+    size_multiple: int | None = 1
+    """Sides that it can take at all are multiples of this; None: only `size`."""
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    """Values of its images (of each part of complex ones)."""
 
     network_dtype: torch.dtype | None = None
     """Of a network's matrix products (autocast), bfloat16 or float16; None: as its weights. All else is float32."""
@@ -101,6 +111,61 @@ class Prior(nn.Module, ABC):
             raise UserError(
                 f"{type(self).__name__}: noise level {told} outside [{self.sigma_min:.6g}, {self.sigma_max:.6g}]"
             )
+
+    def check_images(self, image_shape: Sequence[int]) -> str | None:
+        """Compare images with what the prior is for.
+
+        Args:
+            image_shape: (C, H, W).
+
+        Returns:
+            One line of warning, if the size works but is not the one that the prior was made for; otherwise None.
+
+        Raises:
+            UserError: if the channels or the size cannot work.
+        """
+        shape = tuple(image_shape)
+        made_for = ", ".join(map(str, (self.channels or "C", *(self.size or ("H", "W")))))
+        found = f"{type(self).__name__} is for images ({made_for}), these are {shape}"
+        if len(shape) != 3:
+            raise UserError(f"{found}: images must be (C, H, W)")
+        channels, height, width = shape
+        if channels > 4 >= width and channels != self.channels:
+            line = f"{found}, which looks like (H, W, C): put the channels first"
+            if self.channels is None and self.size is None:
+                return line
+            raise UserError(line)
+        if self.channels not in (None, channels):
+            raise UserError(f"{found}: take images of {self.channels} channels, or a prior for {channels}")
+        remedy = "set a crop or size"
+        if self.size is not None:
+            (high, wide), square = self.size, self.size[0] == self.size[1]
+            remedy = f"set data.init_args.size {high}" if square else f"take images of {high}x{wide} pixels"
+        multiple = self.size_multiple
+        if multiple is not None and (height % multiple or width % multiple):
+            raise UserError(f"{found}, and it can only take sides that are multiples of {multiple}: {remedy}")
+        if self.size in (None, (height, width)):
+            return None
+        if multiple is None:
+            raise UserError(f"{found}: {remedy}")
+        return f"{found}, a size that it was not made for, and nobody knows what it is worth there: {remedy}"
+
+    def ask(self, network: nn.Module) -> None:
+        """Take over what a network says that it is for, if it does.
+
+        By its attributes ``in_channels`` (int), ``image_size`` (int, or height and width) and ``size_multiple`` (int),
+        those of `posterior.priors.UNet`.
+        """
+        channels, size, multiple = (
+            getattr(network, name, None) for name in ("in_channels", "image_size", "size_multiple")
+        )
+        if isinstance(channels, int) and channels > 0:
+            self.channels = channels
+        sides = (size, size) if isinstance(size, int) else size
+        if isinstance(sides, (tuple, list)) and len(sides) == 2 and all(isinstance(n, int) and n > 0 for n in sides):
+            self.size = (sides[0], sides[1])
+        if isinstance(multiple, int) and multiple > 0:
+            self.size_multiple = multiple
 
     def fingerprint(self) -> str:
         """A digest of parameters and buffers, to tell whether a run is resumed with the same prior."""

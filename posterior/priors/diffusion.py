@@ -23,7 +23,8 @@ class DiffusionPrior(Prior):
     twice the image's channels, the second half v gives the variance fraction (v + 1) / 2 of Nichol and Dhariwal.
 
     Args:
-        network: called as network(z, t), z (B, C, H, W), t (B,); a `posterior.priors.UNet`, say.
+        network: called as network(z, t), z (B, C, H, W), t (B,); a `posterior.priors.UNet`, say. It may say what
+            images it is for, see `Prior.ask`.
         noise_schedule: the levels that the network was trained on.
         prediction: what the network predicts: the noise n, x0, or v = (n - sigma x0) / sqrt(1 + sigma^2) (Salimans and
             Ho, ICLR 2022; the preconditioning of Karras et al., NeurIPS 2022, for data of unit variance).
@@ -47,6 +48,7 @@ class DiffusionPrior(Prior):
         self.sigma_min, self.sigma_max = map(float, self.noise_schedule.sigmas[[0, -1]])
         if checkpoint is not None:
             load_checkpoint(network, Path(checkpoint))
+        self.ask(network)
         self.requires_grad_(False).eval()
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from posterior.checks import LARGEST, MOST_CHANNELS, MOST_SIDE, SMALLEST, length, real, whole
 from posterior.errors import UserError
 from posterior.images import list_images, load_image
 from posterior.priors.base import ClosedFormPrior
@@ -50,7 +52,8 @@ class GaussianFieldPrior(ClosedFormPrior):
         floor: float = 0.03,
     ) -> None:
         super().__init__()
-        channels = len(mean)
+        who, channels = "GaussianFieldPrior", len(mean)
+        length(who, "mean", mean, 1, MOST_CHANNELS)
         if [len(row) for row in components] != [channels] * channels or {
             len(amplitude),
             len(exponent),
@@ -58,12 +61,21 @@ class GaussianFieldPrior(ClosedFormPrior):
         } != {channels}:
             raise UserError(f"GaussianFieldPrior: {channels} channels, but another number of components or parameters")
         basis = torch.tensor(components, dtype=torch.float64)
-        if (basis @ basis.T - torch.eye(channels)).abs().max() > 1e-4:
+        if not (basis @ basis.T - torch.eye(channels)).abs().max() <= 1e-4:
             raise UserError("GaussianFieldPrior: the rows of components must be orthonormal")
-        if not (all(value > 0 for value in [*amplitude, *cutoff, floor]) and all(value >= 0 for value in exponent)):
-            raise UserError("GaussianFieldPrior: needs amplitude, cutoff, floor > 0 and exponent >= 0")
+        real(who, "floor", floor, above=0)
+        for colour, a, e, c in zip(mean, amplitude, exponent, cutoff, strict=True):
+            real(who, "mean", colour, least=-1, most=1)
+            real(who, "amplitude", a, above=0, smallest=SMALLEST**2)  # it comes in units of variance
+            real(who, "exponent", e, least=0)
+            real(who, "cutoff", c, above=0)
+            if math.log(a) - e * math.log(c) > math.log(LARGEST**2):
+                raise UserError(
+                    f"{who}: amplitude / cutoff^exponent must be <= {LARGEST**2:g}, got {a:g} / {c:g}^{e:g}"
+                )
         self.amplitude, self.exponent, self.cutoff = list(amplitude), list(exponent), list(cutoff)
         self.floor = floor
+        self.channels = channels
         # polar factor: orthonormal to float64 precision even when read from rounded numbers
         u, _, vh = torch.linalg.svd(basis)
         self._basis = u @ vh
@@ -104,6 +116,10 @@ class GaussianFieldPrior(ClosedFormPrior):
         Raises:
             UserError: if the folder or an image is bad, or the images have different sizes.
         """
+        for name, side in (("crop", crop), ("size", size)):
+            if side is not None:
+                whole("GaussianFieldPrior", name, side, 1, MOST_SIDE)
+        real("GaussianFieldPrior", "floor", floor, above=0)
         files = list_images(Path(root))
         images = [load_image(path, crop, size) for path in files.values()]
         for path, image in zip(files.values(), images, strict=True):

@@ -10,8 +10,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from posterior.checkpoint import check_values
+from posterior.checks import MOST_STEPS, real, whole
 from posterior.errors import UserError
 from posterior.priors.base import ClosedFormPrior
+from posterior.reading import read_state
 
 OVERSAMPLING = 8
 """Directions beyond the rank that the fit follows, so that the last ones wanted converge."""
@@ -46,12 +49,15 @@ class GaussianMixturePrior(ClosedFormPrior):
         shapes = (means.shape[0], *directions.shape, *variances.shape, *rest.shape)
         if means.ndim != 4 or shapes != (count, count, size, rank, count, rank, count):
             raise UserError("GaussianMixturePrior: weights, means, directions and variances do not fit together")
-        if not torch.isclose(weights.sum(), torch.ones_like(weights[0])) or weights.min() < 0:
+        if not torch.isclose(weights.sum(), torch.ones_like(weights[0])) or not weights.min() >= 0:
             raise UserError("GaussianMixturePrior: weights must be >= 0 and sum to 1")
-        if min(variances.min(), rest.min()) <= 0:
+        if not min(variances.min(), rest.min()) > 0:  # so that NaN is refused, too
             raise UserError("GaussianMixturePrior: a covariance is not positive definite")
+        if not all(torch.isfinite(value).all() for value in (means, directions, variances, rest)):
+            raise UserError("GaussianMixturePrior: holds NaN or infinite values")
         least = variances.min() if rank == size else torch.minimum(variances.min(), rest.min())
         self.least_variance = float(least)
+        self.channels, self.size, self.size_multiple = means.shape[1], (means.shape[2], means.shape[3]), None
         for name, value in zip(self.PARTS, (weights, means, directions, variances, rest), strict=True):
             self.register_buffer(name, value)
 
@@ -74,14 +80,21 @@ class GaussianMixturePrior(ClosedFormPrior):
         Raises:
             UserError: naming the file, if it is missing or holds something else.
         """
+        state, name = read_state(path, "mixture"), f"mixture {path}"
+        if {key: value.ndim for key, value in state.items()} != dict(zip(cls.PARTS, (1, 4, 3, 2, 1), strict=True)):
+            raise UserError(
+                f"{name} is not a file of a Gaussian mixture: it must hold {', '.join(cls.PARTS)} of 1, 4, 3, 2 and 1 "
+                "dimensions"
+            )
+        if not all(value.numel() for value in state.values()):
+            raise UserError(f"{name} is not a file of a Gaussian mixture: a part of it is empty")
+        check_values(state, dict.fromkeys(cls.PARTS, torch.float32), name)
+        parts = {key: value.float() for key, value in state.items()}
+        parts["directions"], _ = torch.linalg.qr(parts["directions"])  # orthonormal again, if they were rounded
         try:
-            parts = {name: value.float() for name, value in safetensors.torch.load_file(path).items()}
-            parts["directions"], _ = torch.linalg.qr(parts["directions"])  # orthonormal again, if they were rounded
             return cls(*(parts[name] for name in cls.PARTS))
-        except FileNotFoundError as error:
-            raise UserError(f"mixture {path} does not exist") from error
-        except (OSError, KeyError, IndexError, safetensors.SafetensorError) as error:
-            raise UserError(f"mixture {path} is not a file of a Gaussian mixture: {error}") from error
+        except UserError as error:
+            raise UserError(f"{name} is not a file of a Gaussian mixture: {error}") from error
 
     def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a safetensors file; the directions are stored in ``dtype``, all else in float32."""
@@ -214,10 +227,12 @@ class GaussianMixturePrior(ClosedFormPrior):
             UserError: if a number is out of range.
         """
         count, size = len(images), images[0].numel()
-        if not 1 <= num_components <= count or not 1 <= rank < size or num_steps < 1 or not floor > 0:
+        real("GaussianMixturePrior.fit", "floor", floor, above=0)
+        whole("GaussianMixturePrior.fit", "num_steps", num_steps, 1, MOST_STEPS)
+        if not 1 <= num_components <= count or not 1 <= rank < size:
             raise UserError(
                 f"GaussianMixturePrior.fit: cannot fit {num_components} components of rank {rank} to {count} images "
-                f"of {size} numbers in {num_steps} steps"
+                f"of {size} numbers"
             )
         generator = torch.Generator().manual_seed(seed)
         flat = images.flatten(1)

@@ -9,9 +9,11 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
+from posterior.checks import MOST_STEPS, brief, whole
 from posterior.errors import UserError
 
 
@@ -20,17 +22,17 @@ class NoiseSchedule(ABC):
     """T noise levels; `alphas_cumprod[t]` is abar_t and `sigmas[t]` = sqrt((1 - abar_t) / abar_t), rising with t.
 
     Args:
-        num_steps: T >= 2.
+        num_steps: T >= `least_steps`.
 
     Raises:
-        UserError: if num_steps < 2.
+        UserError: if num_steps is out of range.
     """
 
+    least_steps: ClassVar[int] = 2
     num_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.num_steps < 2:
-            raise UserError(f"{type(self).__name__}: num_steps must be >= 2, got {self.num_steps}")
+        whole(type(self).__name__, "num_steps", self.num_steps, self.least_steps, MOST_STEPS)
 
     @cached_property
     def betas(self) -> np.ndarray:
@@ -57,7 +59,9 @@ class NoiseSchedule(ABC):
 
 @dataclass(frozen=True)
 class LinearBetas(NoiseSchedule):
-    """Betas rise linearly from 1e-4 to 0.02, both times 1000 / T."""
+    """Betas rise linearly from 1e-4 to 0.02, both times 1000 / T; from T = 21 on the last is below 1."""
+
+    least_steps: ClassVar[int] = 21
 
     def _make_betas(self, num_steps: int) -> np.ndarray:
         return np.linspace(1e-4 * 1000 / num_steps, 0.02 * 1000 / num_steps, num_steps)
@@ -90,19 +94,19 @@ def respaced_timesteps(num_steps: int, respacing: str) -> list[int]:
             count = int(respacing.removeprefix("ddim"))
             strides = [s for s in range(1, num_steps) if len(range(0, num_steps, s)) == count]
             if not strides:
-                raise UserError(f"respacing {respacing!r}: no integer stride takes {count} of {num_steps} steps")
+                raise UserError(f"respacing {brief(respacing)}: no integer stride takes {count} of {num_steps} steps")
             return list(range(0, num_steps, strides[0]))
         counts = [int(part) for part in respacing.split(",")]
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"respacing {respacing!r}: expected e.g. '250', '10,20,30' or 'ddim50'") from error
+        raise UserError(f"respacing {brief(respacing)}: expected e.g. '250', '10,20,30' or 'ddim50'") from error
     steps: list[int] = []
     start = 0
     for section, count in enumerate(counts):
         length = num_steps // len(counts) + (section < num_steps % len(counts))
         if not 1 <= count <= length:
-            raise UserError(f"respacing {respacing!r}: cannot take {count} steps from a section of {length}")
+            raise UserError(f"respacing {brief(respacing)}: cannot take {count} steps from a section of {length}")
         stride = (length - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0
         for _ in range(count):  # accumulated, as the reference does: rounding must agree

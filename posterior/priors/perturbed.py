@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 from torch import Tensor
 
+from posterior.checks import LARGEST, MOST_CHANNELS, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.priors.base import Prior
 
@@ -37,7 +38,7 @@ class ShellError(ScoreError):
         error: the L^k norm, > 0.
 
     Raises:
-        UserError: if a value is out of range.
+        UserError: if a value is out of range, or the shell so improbable that no finite error has that norm.
     """
 
     dimension: int
@@ -47,8 +48,16 @@ class ShellError(ScoreError):
     error: float
 
     def __post_init__(self) -> None:
-        if not min(self.dimension, self.radius, self.order, self.error) > 0 or not 0 < self.width < 1:
-            raise UserError(f"ShellError: needs positive values and width in (0, 1), got {self}")
+        whole("ShellError", "dimension", self.dimension, 1, MOST_CHANNELS * MOST_SIDE**2)
+        for name in ("radius", "order", "error"):
+            real("ShellError", name, getattr(self, name), above=0)
+        real("ShellError", "width", self.width, above=0, below=1)
+        try:
+            magnitude = self.magnitude
+        except (OverflowError, ValueError):
+            magnitude = math.inf
+        if not magnitude <= LARGEST:
+            raise UserError(f"ShellError: an error of this norm would be too large on a shell so improbable: {self}")
 
     @property
     def log_probability(self) -> float:
@@ -93,6 +102,8 @@ class PerturbedPrior(Prior):
         super().__init__()
         self.prior, self.error = prior, error
         self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
+        self.channels, self.size, self.size_multiple = prior.channels, prior.size, prior.size_multiple
+        self.value_range = prior.value_range
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
         denoised, fraction = self.prior._predict(x, sigma)

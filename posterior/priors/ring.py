@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from posterior.errors import UserError
+from posterior.checks import real
 from posterior.priors.base import ClosedFormPrior
 
 
@@ -21,15 +21,15 @@ class RingPrior(ClosedFormPrior):
         width: > 0.
 
     Raises:
-        UserError: if width <= 0.
+        UserError: if width is out of range.
     """
 
     IMAGE_SHAPE = (2, 1, 1)
+    channels, size, size_multiple = 2, (1, 1), None
 
     def __init__(self, width: float) -> None:
         super().__init__()
-        if not width > 0:
-            raise UserError(f"RingPrior: width must be > 0, got {width}")
+        real("RingPrior", "width", width, above=0)
         self.width = width
 
     def log_prob(self, x: Tensor, sigma: float = 0.0) -> Tensor:

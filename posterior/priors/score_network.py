@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from posterior.checkpoint import load_checkpoint
-from posterior.errors import UserError
+from posterior.checks import real
 from posterior.priors.base import Prior
 
 
@@ -21,7 +21,7 @@ class ScoreNetworkPrior(Prior):
     that wants something else of sigma is wrapped by a module of the user's own, a ``class_path`` away.
 
     Args:
-        network: the module.
+        network: the module. It may say what images it is for, see `Prior.ask`.
         sigma_min, sigma_max: noise levels that it was trained on, 0 < sigma_min < sigma_max.
         output: what it gives: ``score``; ``noise``, that is -sigma times the score; or ``denoised``.
         checkpoint: state dict to load strictly; None leaves the network as it is.
@@ -39,12 +39,13 @@ class ScoreNetworkPrior(Prior):
         checkpoint: Path | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < sigma_min < sigma_max:
-            raise UserError(f"ScoreNetworkPrior: needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        real("ScoreNetworkPrior", "sigma_min", sigma_min, above=0)
+        real("ScoreNetworkPrior", "sigma_max", sigma_max, above=sigma_min)
         self.network, self.output = network, output
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         if checkpoint is not None:
             load_checkpoint(network, Path(checkpoint))
+        self.ask(network)
         self.requires_grad_(False).eval()
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:

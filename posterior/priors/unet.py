@@ -14,9 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from posterior.checks import MOST_CHANNELS, MOST_SIDE, brief, length, real, whole
 from posterior.errors import UserError
 
 DEFAULT_CHANNEL_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+MOST_PARAMETERS = 10_000_000_000
+"""40 GB of weights in float32; the largest published network of this kind has 0.6 billion."""
+MOST_LEVELS = MOST_SIDE.bit_length()
+MOST_BLOCKS = 64
+"""Residual blocks a level; published networks have 1 to 3."""
 
 
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
@@ -138,7 +144,7 @@ class UNet(nn.Module):
 
     Args:
         image_size: side in pixels that the network is meant for; fixes where attention sits.
-        num_channels: width of the first level, a multiple of 32.
+        num_channels: base of the widths, a multiple of 32.
         num_res_blocks: residual blocks per level.
         channel_mult: width of each level as a multiple of num_channels, finest first; None: the usual one of the size.
         learn_sigma: the output has 2 * in_channels channels, the second half the variance.
@@ -156,11 +162,12 @@ class UNet(nn.Module):
             needs a fraction of the memory, and a forward pass more for each backward one (`docs/pipeline.md`). The
             numbers stay the same.
 
-    Residual and attention branches and the output start at zero, as in guided-diffusion.
+    Residual and attention branches and the output start at zero, as in guided-diffusion. What it is for is told by
+    ``in_channels``, ``image_size`` and ``size_multiple``, of which the sides of all its images must be multiples.
 
     Raises:
-        UserError: if the widths do not fit the group norms or heads, the size has no usual channel_mult, or
-            patch_size < 1.
+        UserError: if a number is out of range, the widths do not fit the group norms or heads, the size does not fit
+            the levels or has no usual channel_mult, or the network would have more than `MOST_PARAMETERS`.
     """
 
     def __init__(
@@ -183,20 +190,74 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
-        if patch_size < 1:
-            raise UserError(f"UNet: patch_size must be >= 1, got {patch_size}")
+        whole("UNet", "image_size", image_size, 1, MOST_SIDE)
+        whole("UNet", "num_channels", num_channels, 32, MOST_CHANNELS)
+        whole("UNet", "num_res_blocks", num_res_blocks, 1, MOST_BLOCKS)
+        whole("UNet", "num_heads", num_heads, 1, MOST_CHANNELS)
+        if num_head_channels != -1:
+            whole("UNet", "num_head_channels", num_head_channels, 1, MOST_CHANNELS)
+        whole("UNet", "in_channels", in_channels, 1, MOST_CHANNELS)
+        whole("UNet", "patch_size", patch_size, 1, 64)
+        real("UNet", "dropout", dropout, least=0, below=1)
+        length("UNet", "attention_resolutions", attention_resolutions, 0, MOST_LEVELS)
         if channel_mult is None:
             if image_size not in DEFAULT_CHANNEL_MULT:
                 raise UserError(f"UNet: channel_mult must be given for image_size {image_size}")
             channel_mult = DEFAULT_CHANNEL_MULT[image_size]
+        length("UNet", "channel_mult", channel_mult, 1, MOST_LEVELS)
+        for mult in channel_mult:
+            real("UNet", "channel_mult", mult, above=0, most=64)
         widths = [int(num_channels * mult) for mult in channel_mult]
-        if any(width % 32 for width in [num_channels, *widths]):
-            raise UserError(f"UNet: every level's width must be a multiple of 32, got {widths}")
+        if any(width % 32 or not width for width in [num_channels, *widths]):
+            raise UserError(f"UNet: every level's width must be a multiple of 32, got {brief(widths)}")
         self.num_channels = num_channels
         self.patch_size = patch_size
+        self.in_channels, self.image_size = in_channels, image_size
         self.size_multiple = patch_size * 2 ** (len(widths) - 1)
-        embedding = 4 * num_channels
-        attention_factors = {image_size // patch_size // resolution for resolution in attention_resolutions}
+        if image_size % self.size_multiple:
+            raise UserError(
+                f"UNet: image_size {image_size} is not a multiple of {self.size_multiple}, which {len(widths)} levels "
+                f"after patches of {patch_size} need: take fewer entries of channel_mult, or another size"
+            )
+        side = image_size // patch_size
+        for resolution in attention_resolutions:
+            whole("UNet", "attention_resolutions", resolution, 1, MOST_SIDE)
+            if resolution < side and side % resolution:
+                raise UserError(
+                    f"UNet: attention_resolutions: no level has the side {resolution}, which must divide {side}"
+                )
+        attention_factors = {side // resolution for resolution in attention_resolutions}
+
+        def build() -> None:
+            self._build(
+                *(widths, num_res_blocks, in_channels * patch_size**2, 2 if learn_sigma else 1, attention_factors),
+                *(num_heads, num_head_channels, use_scale_shift_norm, dropout, resblock_updown),
+                use_new_attention_order,
+            )
+
+        with torch.device("meta"):  # shapes without memory
+            build()
+        count = sum(parameter.numel() for parameter in self.parameters())
+        if count > MOST_PARAMETERS:
+            raise UserError(f"UNet: these settings make {count:.2g} parameters, more than {MOST_PARAMETERS:.0e}")
+        build()
+
+    def _build(
+        self,
+        widths: list[int],
+        num_res_blocks: int,
+        in_channels: int,
+        outputs: int,
+        attention_factors: set[int],
+        num_heads: int,
+        num_head_channels: int,
+        use_scale_shift_norm: bool,
+        dropout: float,
+        resblock_updown: bool,
+        use_new_attention_order: bool,
+    ) -> None:
+        """Make the layers: ``in_channels``, pixels folded in, to ``outputs`` times as many."""
+        base, embedding = self.num_channels, 4 * self.num_channels
 
         def res(channels: int, out: int, resample: type[Downsample] | type[Upsample] | None = None) -> ResBlock:
             return ResBlock(channels, out, embedding, dropout, use_scale_shift_norm, resample)
@@ -207,10 +268,10 @@ class UNet(nn.Module):
                 raise UserError(f"UNet: {channels} channels cannot be split into attention heads of {width}")
             return AttentionBlock(channels, channels // width, legacy_order=not use_new_attention_order)
 
-        self.time_embed = nn.Sequential(nn.Linear(num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.time_embed = nn.Sequential(nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
         channels = widths[0]
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels * patch_size**2, channels, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, channels, 3, padding=1))])
         skips = [channels]
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks):
@@ -238,9 +299,9 @@ class UNet(nn.Module):
                     layers.append(res(channels, channels, Upsample) if resblock_updown else Upsample(channels))
                 self.output_blocks.append(Block(*layers))
 
-        out_channels = in_channels * patch_size**2 * (2 if learn_sigma else 1)
-        self.out = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
-        zero(self.out[-1])
+        last = nn.Conv2d(channels, outputs * in_channels, 3, padding=1)
+        self.out = nn.Sequential(group_norm(channels), nn.SiLU(), last)
+        zero(last)
         for module in self.modules():
             if isinstance(module, ResBlock):
                 zero(module.out_layers[-1])

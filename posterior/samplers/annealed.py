@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from posterior.checks import real
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
@@ -69,10 +70,12 @@ class AnnealedSampler(Sampler):
         name = type(self).__name__
         if self.warm_start is not None and self.anchor_sigma is None:
             raise UserError(f"{name}: a warm start needs anchor_sigma, the level to which it is re-noised")
-        if self.anchor_sigma is not None and not self.anchor_sigma > 0:
-            raise UserError(f"{name}: anchor_sigma must be > 0, got {self.anchor_sigma}")
-        if self.score_sigma is not None and not self.score_sigma >= 0:
-            raise UserError(f"{name}: score_sigma must be >= 0, got {self.score_sigma}")
+        if self.anchor_sigma is not None:
+            real(name, "anchor_sigma", self.anchor_sigma, above=0)
+        if self.score_sigma is not None:
+            real(name, "score_sigma", self.score_sigma, least=0)
+        if self.score_sigma_top is not None:
+            real(name, "score_sigma_top", self.score_sigma_top, above=0)
         if self.score_sigma_top is not None and not 0 < (self.score_sigma or 0) <= self.score_sigma_top:
             raise UserError(f"{name}: score_sigma_top needs a score_sigma > 0, and not above it")
         if self.reverse is None and self.anchor_sigma is None:
@@ -161,7 +164,7 @@ class AnnealedSampler(Sampler):
         if anchor is not None and self.anchor_sigma is None:
             raise UserError(f"{type(self).__name__}: an anchor needs anchor_sigma, its noise level")
         x = self.chain(prior, measurement, x, anchor, rng, observe)
-        check_finite(x, rng, self.stage)
+        x = check_finite(x, rng, self.stage)
         if self.ending is not None:
             x = self.ending.from_level(prior, x, self.last_score_sigma(prior), rng, observe)
         return x.clamp(-1, 1) if self.clip else x

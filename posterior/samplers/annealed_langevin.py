@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posterior.errors import UserError
+from posterior.checks import real
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -46,8 +46,7 @@ class AnnealedLangevin(AnnealedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
-            raise UserError(f"AnnealedLangevin: step_size must be > 0, got {self.step_size}")
+        real("AnnealedLangevin", "step_size", self.step_size, above=0)
 
     @property
     def schedule_step(self) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from posterior.errors import UserError
+from posterior.errors import Diverged
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -38,26 +38,32 @@ class Sampler(ABC):
             observe: sees every state.
 
         Returns:
-            Samples (R, C, H, W), not clipped unless a field says so.
+            Samples (R, C, H, W), float32, not clipped unless a field says so. A row with a value that is not finite
+            costs its image.
 
         Raises:
-            UserError: naming image and stage, if a chain is no longer finite.
+            Diverged: naming images and stage, if no chain is finite any more and the rest would be a waste.
+            UserError: if the settings do not fit prior or measurement; it stops the run.
         """
 
 
 def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:
-    """x, unless no image has a finite chain any more: then the settings are wrong, and going on is a waste.
+    """x, with NaN for all of a row that is not finite; unless no image is left whose chains are.
 
-    Single images with a chain that is not finite are named at the end (`PosteriorSampling`). This waits for the device,
-    so it is called once a stage, not once a step.
+    Such rows stay NaN to the end, where `PosteriorSampling` names their images: clipping would turn an infinite value
+    into an ordinary one, and so would let an image pass in a batch that fails on its own. This waits for the device, so
+    it is called once a stage, not once a step.
 
     Raises:
-        UserError: naming stage and images.
+        Diverged: if every image has a chain that is not finite: to go on is a waste.
     """
-    if not (reasons := not_finite(x, rng, stage)) or len(reasons) < len({image_id for image_id, _ in rng.rows}):
+    reasons = not_finite(x, rng, stage)
+    if not reasons:
         return x
-    first = next(iter(reasons.values()))
-    raise UserError(first if len(reasons) == 1 else f"{first} (and so in all {len(reasons)} images of the batch)")
+    if len(reasons) == len({image_id for image_id, _ in rng.rows}):
+        raise Diverged(reasons)
+    finite = torch.isfinite(x).flatten(1).all(dim=1).view(-1, *[1] * (x.ndim - 1))
+    return torch.where(finite, x, torch.nan)
 
 
 def not_finite(x: Tensor, rng: Streams, stage: str) -> dict[str, str]:

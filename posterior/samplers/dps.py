@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from posterior.errors import UserError
+from posterior.checks import MOST_SAMPLES, real, whole
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -81,8 +81,7 @@ class DPS(ConditionedDiffusion):
     clip_denoised: bool = True
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise UserError(f"{type(self).__name__}: scale must be > 0, got {self.scale}")
+        real(type(self).__name__, "scale", self.scale, above=0)
 
     def advance(
         self, prior: Prior, measurement: Measurement, x: Tensor, sigma: float, sigma_next: float, rng: Streams
@@ -123,8 +122,8 @@ class DPSPlus(DPS):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.copies < 1 or not self.spread >= 0:
-            raise UserError(f"DPSPlus: needs copies >= 1 and spread >= 0, got {self.copies} and {self.spread}")
+        whole("DPSPlus", "copies", self.copies, 1, MOST_SAMPLES)
+        real("DPSPlus", "spread", self.spread, least=0)
 
     def misfit(self, measurement: Measurement, denoised: Tensor, rng: Streams) -> Tensor:
         noisy = (denoised + self.spread * rng.rand_like("copies", denoised) for _ in range(self.copies))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior.checks import MOST_STEPS, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.operators.base import inner
@@ -25,15 +26,20 @@ class ExactGaussian(Sampler):
     by conjugate gradients, preconditioned in Fourier space, every row on its own.
 
     Args:
-        tolerance: relative residual at which a row's solve stops.
-        max_steps: iterations after which it is an error.
+        tolerance: relative residual at which a row's solve stops, in (0, 1).
+        max_steps: iterations after which it is an error, >= 1.
 
     Raises:
-        UserError: if the prior is another one, the operator is not linear, or a solve does not converge.
+        UserError: if a number is out of range; on a call, if the prior is another one, the operator is not linear, or
+            a solve does not converge.
     """
 
     tolerance: float = 1e-5
     max_steps: int = 2000
+
+    def __post_init__(self) -> None:
+        real("ExactGaussian", "tolerance", self.tolerance, above=0, below=1, smallest=1e-30)
+        whole("ExactGaussian", "max_steps", self.max_steps, 1, MOST_STEPS)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:

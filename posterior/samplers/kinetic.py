@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior.checks import real
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.operators.base import LinearOperator
@@ -49,11 +50,10 @@ class KineticLangevin(AnnealedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.step_fraction < 1 or not self.friction >= 0:
-            raise UserError(
-                f"KineticLangevin: needs step_fraction in (0, 1) and friction >= 0, got {self.step_fraction} "
-                f"and {self.friction}"
-            )
+        real("KineticLangevin", "step_fraction", self.step_fraction, above=0, below=1)
+        real("KineticLangevin", "friction", self.friction, least=0)
+        if self.operator_norm is not None:
+            real("KineticLangevin", "operator_norm", self.operator_norm, above=0)
 
     def chain(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior.checks import MOST_SIDE, MOST_STEPS, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
@@ -42,11 +43,9 @@ class Lasso(Sampler):
     num_levels: int = 4
 
     def __post_init__(self) -> None:
-        if not self.threshold > 0 or self.num_steps < 1 or self.num_levels < 1:
-            raise UserError(
-                f"Lasso: needs threshold > 0, num_steps >= 1 and num_levels >= 1, got {self.threshold}, "
-                f"{self.num_steps} and {self.num_levels}"
-            )
+        real("Lasso", "threshold", self.threshold, above=0)
+        whole("Lasso", "num_steps", self.num_steps, 1, MOST_STEPS)
+        whole("Lasso", "num_levels", self.num_levels, 1, MOST_SIDE.bit_length())
         wavelet_matrix(self.wavelet, 8)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posterior.errors import UserError
+from posterior.checks import real
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -89,8 +89,7 @@ class DDIM(ReverseStep):
     ddim_eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ddim_eta <= 1:
-            raise UserError(f"DDIM: ddim_eta must be in [0, 1], got {self.ddim_eta}")
+        real("DDIM", "ddim_eta", self.ddim_eta, least=0, most=1)
 
     def moments(
         self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float

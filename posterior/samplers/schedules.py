@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from posterior.checks import LARGEST, MOST_STEPS, brief, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.priors.noise_schedule import LinearBetas, NoiseSchedule, respaced_timesteps
@@ -56,14 +57,17 @@ class ListedSigmas(SigmaSchedule):
         levels: strictly falling, the last one 0.
 
     Raises:
-        UserError: if they do not fall, or not to 0.
+        UserError: if they do not fall, or not to 0, or there are too many.
     """
 
     levels: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not self.levels or self.levels[-1] != 0 or any(a <= b for a, b in pairwise(self.levels)):
-            raise UserError(f"ListedSigmas: levels must fall strictly and end in 0, got {list(self.levels)}")
+        if not self.levels or self.levels[-1] != 0 or not all(a > b for a, b in pairwise(self.levels)):
+            raise UserError(f"ListedSigmas: levels must fall strictly and end in 0, got {brief(list(self.levels))}")
+        whole("ListedSigmas", "the number of levels", len(self.levels), 1, MOST_STEPS)
+        for level in {self.levels[0], *self.levels[-2:-1]} - {0.0}:  # they fall: the first and the last above 0
+            real("ListedSigmas", "a level above the last", level, above=0)
 
     def sigmas(self) -> list[float]:
         return list(self.levels)
@@ -86,8 +90,9 @@ class GeometricSigmas(SigmaSchedule):
     bottom: float
 
     def __post_init__(self) -> None:
-        if self.num_levels < 2 or not self.top > self.bottom > 0:
-            raise UserError(f"GeometricSigmas: needs num_levels >= 2 and top > bottom > 0, got {self}")
+        whole("GeometricSigmas", "num_levels", self.num_levels, 2, MOST_STEPS)
+        real("GeometricSigmas", "bottom", self.bottom, above=0)
+        real("GeometricSigmas", "top", self.top, above=self.bottom)
 
     def sigmas(self) -> list[float]:
         ratio, last = self.bottom / self.top, self.num_levels - 1
@@ -118,6 +123,12 @@ class AnnealingSchedule(ABC):
         """
 
 
+def _check_levels(who: str, num_levels: int, steps_per_level: int) -> None:
+    whole(who, "num_levels", num_levels, 2, MOST_STEPS)
+    whole(who, "steps_per_level", steps_per_level, 1, MOST_STEPS)
+    whole(who, "num_levels times steps_per_level", num_levels * steps_per_level, 2, MOST_STEPS)
+
+
 @dataclass(frozen=True)
 class PublishedAnnealing(AnnealingSchedule):
     """The schedule of the paper's experiments: upward from sigma_y^2, v <- v + growth * min(v, 1).
@@ -136,8 +147,8 @@ class PublishedAnnealing(AnnealingSchedule):
     steps_per_level: int = 1
 
     def __post_init__(self) -> None:
-        if not self.growth > 0 or self.num_levels < 2 or self.steps_per_level < 1:
-            raise UserError(f"annealing schedule: needs growth > 0, num_levels >= 2, steps_per_level >= 1, got {self}")
+        real("PublishedAnnealing", "growth", self.growth, above=0)
+        _check_levels("PublishedAnnealing", self.num_levels, self.steps_per_level)
 
     def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         variances = [measurement.likelihood.sigma_y**2]
@@ -171,9 +182,9 @@ class GeometricAnnealing(AnnealingSchedule):
     steps_per_level: int = 1
 
     def __post_init__(self) -> None:
-        bad_top = self.top is not None and not self.top > 0
-        if self.num_levels < 2 or bad_top or self.steps_per_level < 1:
-            raise UserError(f"annealing schedule: needs num_levels >= 2, top > 0, steps_per_level >= 1, got {self}")
+        if self.top is not None:
+            real("GeometricAnnealing", "top", self.top, above=0)
+        _check_levels("GeometricAnnealing", self.num_levels, self.steps_per_level)
 
     def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         own = measurement.likelihood.sigma_y**2
@@ -205,8 +216,7 @@ class NoAnnealing(AnnealingSchedule):
     num_steps: int
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise UserError(f"constant schedule: num_steps must be >= 1, got {self.num_steps}")
+        whole("NoAnnealing", "num_steps", self.num_steps, 1, MOST_STEPS)
 
     def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
         variance = measurement.likelihood.sigma_y**2
@@ -242,11 +252,11 @@ class AdmissibleAnnealing(AnnealingSchedule):
     max_levels: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if not min(self.alpha, self.radius, self.constant) > 0 or not 0 < self.accuracy < 1 < self.inverse_failure:
-            raise UserError(
-                "admissible schedule: needs alpha, radius, constant > 0, accuracy in (0, 1), "
-                f"inverse_failure > 1, got {self}"
-            )
+        for name in ("alpha", "radius", "constant"):
+            real("AdmissibleAnnealing", name, getattr(self, name), above=0)
+        real("AdmissibleAnnealing", "accuracy", self.accuracy, above=0, below=1)
+        real("AdmissibleAnnealing", "inverse_failure", self.inverse_failure, above=1)
+        whole("AdmissibleAnnealing", "max_levels", self.max_levels, 2, MOST_STEPS)
 
     def running_time(self, growth: float, num_measured: int) -> float:
         """T(g)."""
@@ -276,15 +286,23 @@ class AdmissibleAnnealing(AnnealingSchedule):
         dimension = math.prod(measurement.image_shape)
         top = (self.inverse_failure * norm / self.accuracy) ** 2 * dimension / self.alpha
         variances = [measurement.likelihood.sigma_y**2]
-        steps = []
+        steps: list[int] = []
+        endless = UserError(
+            f"admissible schedule: more than {self.max_levels} levels between sigma_y^2 = {variances[0]:.3g} "
+            f"and {top:.3g}; raise max_levels, or use the published schedule"
+        )
+        # g <= v / slope, slope being the drift at the running time of g = 0: a level takes at most 1 / slope off 1 / v
+        shortest = self.running_time(0.0, num_measured)
+        slope = math.sqrt(self.constant * (shortest**2 * num_measured + shortest * self.radius**2)) * norm**2
+        if variances[0] < top and (1 / variances[0] - 1 / top) * slope > self.max_levels:
+            raise endless
         while variances[-1] < top:
             growth = self.growth(variances[-1], norm, num_measured)
             if len(variances) >= self.max_levels or growth <= 0:
-                raise UserError(
-                    f"admissible schedule: more than {self.max_levels} levels between sigma_y^2 = {variances[0]:.3g} "
-                    f"and {top:.3g}; raise max_levels, or use the published schedule"
-                )
+                raise endless
             steps.append(max(1, math.ceil(self.running_time(growth, num_measured) / step_size)))
             variances.append(variances[-1] * (1 + growth))
+        if sum(steps) > LARGEST:
+            raise UserError(f"admissible schedule: {sum(steps):.3g} steps of {step_size:g}, which no chain can make")
         levels = [Level(v, n) for v, n in zip(variances, [*steps, 0], strict=True)]
         return levels[::-1]

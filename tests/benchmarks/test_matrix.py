@@ -212,9 +212,9 @@ def test_settings_that_no_class_takes_are_a_failed_cell(small, capsys):
     content = yaml.safe_load(small.read_text())
     content["samplers"]["slow"] = {"model": {"sampler": {"class_path": "posterior.samplers.Nothing"}}}
     small.write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match="4 of 12 cells failed, first inpainting / slow / seed 0: its settings"):
+    with pytest.raises(UserError, match=r"4 of 12 cells failed, first inpainting / slow / seed 0: model\.sampler"):
         matrix(small)
-    assert "posterior.samplers.Nothing" in capsys.readouterr().err
+    assert "posterior.samplers has no Nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,9 @@ def test_settings_that_no_class_takes_are_a_failed_cell(small, capsys):
         ({"sampler": {}}, "unknown key sampler; there are dir, samplers, "),
         ({"tasks": None}, "tasks is missing"),
         ({"samplers": {"x": {"tasks": {"nowhere": {}}}}}, "sampler x: there is no task nowhere"),
-        ({"shared": "nothing.yaml"}, r"nothing\.yaml cannot be read"),
+        ({"shared": "nothing.yaml"}, r"nothing\.yaml is not there"),
         ({"samplers": {"dps": None}}, "samplers: dps must be a mapping"),
-        ({"seeds": None}, "seeds must be a list of numbers, got None"),
+        ({"seeds": None}, "seeds must be a list of different whole numbers, got None"),
     ],
 )
 def test_bad_matrices_are_named(small, change, message):
@@ -283,4 +283,4 @@ def test_the_smoke_of_the_published_matrix_runs_every_cell(root, tmp_path):
     assert done.stdout.rstrip().endswith(f"report: {tmp_path / 'out' / 'report.html'}")
     bad = subprocess.run([*command[:-2], "nowhere.yaml"], cwd=root, capture_output=True, text=True, timeout=120)
     assert bad.returncode == 2
-    assert bad.stderr.startswith("error: nowhere.yaml cannot be read")
+    assert bad.stderr.startswith("error: file of settings nowhere.yaml does not exist")

@@ -54,3 +54,19 @@ def test_an_image_recorded_twice_counts_once(tmp_path):
     journal.append([record("a", 0, 1.0)], rank=0)
     journal.append([record("a", 0, 2.0)], rank=1)
     assert [r["psnr"] for r in journal.read()] == [2.0]
+
+
+def test_of_an_image_done_again_only_the_latest_session_counts_whichever_rank_wrote_it(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append([record("a", 0, 1.0) | {"session": 1}, record("b", 0, 1.0) | {"session": 1}], rank=1)
+    journal.void(["a"], session=2)
+    assert [r["id"] for r in journal.read()] == ["b"]
+    assert journal.next_session() == 3
+    journal.append([record("a", 0, 2.0) | {"session": 2}], rank=0)
+    assert {r["id"]: r["psnr"] for r in journal.complete({"0"})} == {"a": 2.0, "b": 1.0}
+
+
+def test_images_come_in_the_order_that_people_expect(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append([record(f"img_{n}", 0) for n in (10, 9, 1)], rank=0)
+    assert [r["id"] for r in journal.read()] == ["img_1", "img_9", "img_10"]

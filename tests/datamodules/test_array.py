@@ -52,6 +52,14 @@ def test_it_serves_images_by_id(shipped):
     ("arrays", "message"),
     [
         ({"pictures": np.zeros((2, 3, 8, 8), np.uint8)}, r"it holds pictures uint8\[2, 3, 8, 8\]"),
+        (
+            {"images": np.zeros((2, 8, 8, 3), np.uint8), "ids": np.array(["a", "b"])},
+            r"images are channels-last, \[2, 8, 8, 3\]: transpose to \(N, C, H, W\)",
+        ),
+        (
+            {"images": np.zeros((2, 3, 8, 8), np.uint8), "ids": np.array(["a", {}], dtype=object)},
+            "pickled objects are not read",
+        ),
         ({"images": np.zeros((2, 3, 8, 8)), "ids": np.array(["a", "b"])}, "uint8"),
         ({"images": np.zeros((2, 3, 8, 8), np.uint8), "ids": np.array(["a"])}, "must hold images"),
         ({"images": np.zeros((2, 3, 8, 8), np.uint8), "ids": np.array(["a", "a"])}, "same id"),

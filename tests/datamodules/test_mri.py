@@ -37,7 +37,7 @@ def test_phantoms_are_measured_and_trained_on():
     assert noise.std() == pytest.approx(0.01, rel=0.15)
     images = PhantomImages(16, start=5, count=2)
     assert torch.equal(images.all()[1], draw_phantom(6, 16))
-    with pytest.raises(UserError, match="Phantoms: needs size >= 8"):
+    with pytest.raises(UserError, match="Phantoms: size must be >= 8"):
         Phantoms(CartesianMRI(), GaussianNoise(0.01), size=4)
 
 
@@ -86,20 +86,90 @@ def test_a_folder_of_pictures_is_one_of_magnitudes(tmp_path):
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         slices(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds neither HDF5 files \(\.h5, \.hdf5\) nor pictures"):
+    with pytest.raises(UserError, match=r"holds no MRI slice file \(\.h5, \.hdf5, "):
         slices(tmp_path)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["other"] = np.zeros(3)
     with pytest.raises(UserError, match=r"a\.h5 has no 'kspace'; it has other"):
-        slices(tmp_path)
+        slices(tmp_path).read("a")
     with pytest.raises(UserError, match=r"'other' must be k-space .* it is float64\[3\]"):
-        slices(tmp_path, key="other")
+        slices(tmp_path, key="other").read("a")
     (tmp_path / "a.h5").write_bytes(b"no")
     with pytest.raises(UserError, match=r"a\.h5 is not a readable HDF5 file"):
-        slices(tmp_path)
+        slices(tmp_path).read("a")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["kspace"] = np.zeros((1, 8, 8), dtype=np.complex64)
     with pytest.raises(UserError, match=r"a\.h5, slice 0 holds NaN, infinity or nothing but zeros"):
         slices(tmp_path).read("a/slice_000")
     with pytest.raises(UserError, match="is 8x8, smaller than the crop of 9"):
         slices(tmp_path, crop=9).read("a/slice_000")
+
+
+def volume(path, kspace, **more):
+    with h5py.File(path / "a.h5", "w") as file:
+        file["kspace"] = kspace.numpy().astype(np.complex64)
+        for name, values in more.items():
+            file[name] = values
+    return slices(path)
+
+
+def phantoms(coils=1, noise=0.0, side=48):
+    """Fully sampled k-space (2, coils, H, W) of phantoms under flat coils."""
+    z = to_complex(torch.stack([draw_phantom(n, side) for n in range(2)])).expand(-1, coils, -1, -1)
+    return centred_fft(z + noise * torch.randn(z.shape, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("coils", [1, 3])
+@pytest.mark.parametrize("lines", [slice(1, None, 2), slice(0, None, 4), slice(3, 30, 3)])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_undersampled_kspace_is_no_truth(tmp_path, coils, lines, axis):
+    kspace = phantoms(coils, 0.01).clone().transpose(-1, axis)
+    kspace[..., lines] = 0
+    kspace = kspace.transpose(-1, axis)
+    data = volume(tmp_path, kspace[:, 0] if coils == 1 else kspace)
+    with pytest.raises(UserError, match=r"a\.h5, slice 1 is undersampled k-space .* has no true image"):
+        data.read("a/slice_001")
+
+
+def test_a_mask_says_that_kspace_is_undersampled(tmp_path):
+    kspace, mask = phantoms()[:, 0], np.ones(48, dtype=bool)
+    assert volume(tmp_path, kspace, mask=mask).read("a/slice_000").shape == (2, 48, 48)
+    tissue = np.zeros((2, 48, 48))
+    assert volume(tmp_path, kspace, mask=tissue).read("a/slice_000").shape == (2, 48, 48)
+    mask[3] = False
+    data = volume(tmp_path, kspace, mask=mask, reconstruction_rss=np.ones((2, 48, 48)))
+    assert list(data.unusable) == ["a"]
+    assert "is undersampled k-space (its 'mask' has zeros)" in data.unusable["a"]
+    assert slices(tmp_path, key="reconstruction_rss").read("a/slice_000").shape == (2, 48, 48)
+
+
+@pytest.mark.parametrize(("axes", "place"), [((-2, -1), "a corner"), ((-1,), "the middle of an edge"), ((-2,), "the")])
+@pytest.mark.parametrize("coils", [1, 3])
+def test_kspace_with_its_middle_elsewhere_is_refused(tmp_path, axes, place, coils):
+    kspace = torch.fft.ifftshift(phantoms(coils, 0.01), dim=axes)
+    data = volume(tmp_path, kspace[:, 0] if coils == 1 else kspace)
+    told = rf"slice 0 has its zero frequency in {place}.*apply fftshift .* \(axes {', '.join(map(str, axes))}\)"
+    with pytest.raises(UserError, match=told):
+        data.read("a/slice_000")
+
+
+def test_ordinary_kspace_is_taken(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    padded = phantoms(noise=0.01)[:, 0].clone()
+    padded[..., :6], padded[..., -6:] = 0, 0  # what scanners pad with
+    box = torch.zeros(2, 1, 48, 48)
+    box[..., 12:36, 12:36] = 1
+    noise = torch.randn(40, 12, 12, generator=generator, dtype=torch.complex64)
+    shepp = centred_fft(to_complex(torch.stack([draw_phantom(n, 45, "shepp_logan") for n in range(2)])))
+    ordinary = [phantoms()[:, 0], phantoms(noise=3.0)[:, 0], padded, centred_fft(box)[:, 0], shepp[:, 0], noise]
+    for kspace in [*ordinary, centred_fft(torch.ones(2, 1, 16, 16))[:, 0]]:
+        data = volume(tmp_path, kspace)
+        for image_id in data.ids:
+            assert torch.isfinite(data.read(image_id)).all()
+
+
+@pytest.mark.parametrize("dtype", [">c8", np.complex128, np.clongdouble, ">f4", np.float16, np.longdouble])
+def test_numbers_of_all_types_are_read(tmp_path, dtype):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = np.random.default_rng(0).uniform(1, 2, (1, 8, 8)).astype(dtype)
+    assert slices(tmp_path).read("a/slice_000").dtype == torch.float32

@@ -3,9 +3,17 @@ import pytest
 import torch
 
 from datamodules import RecordedMeasurements
+from datamodules.recorded import keeps_scale
 from posterior import UserError
 from posterior.noise import GaussianNoise
-from posterior.operators import MaskInpainting, RandomInpainting, SuperResolution
+from posterior.operators import (
+    GaussianBlur,
+    GivenBlur,
+    MaskInpainting,
+    PhaseRetrieval,
+    RandomInpainting,
+    SuperResolution,
+)
 
 SHAPE = (3, 16, 16)
 
@@ -44,7 +52,7 @@ def test_a_random_operator_is_refused(tmp_path):
 def test_folders_without_measurements_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         read(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no \.npy file"):
+    with pytest.raises(UserError, match=r"holds no measurement file \(\.npy\)"):
         read(tmp_path)
     with pytest.raises(UserError, match=r"image_shape must be \(C, H, W\)"):
         RecordedMeasurements(tmp_path, SuperResolution(4), GaussianNoise(0.05), (3, 16))
@@ -54,11 +62,17 @@ def test_folders_without_measurements_are_named(tmp_path):
     ("y", "message"),
     [
         (np.zeros((3, 5, 4)), "has shape (3, 5, 4), the operator gives (3, 4, 4)"),
+        (np.zeros((4, 4, 3)), "its channels come last: transpose it to (C, H, W)"),
+        (np.linspace(0, 255, 48).reshape(3, 4, 4), "has values from 0 to 255; expected is the scale of images"),
+        (np.linspace(0, 255, 48).reshape(3, 4, 4), "y / 127.5 - 1 converts [0, 255]"),
+        (np.linspace(-100, 1000, 48).reshape(3, 4, 4), "2 (y - low) / (high - low) - 1 converts [low, high]"),
+        (np.zeros((3, 4, 4), np.uint8), "y / 127.5 - 1 converts 8-bit values"),
+        (np.array([{}], dtype=object), "pickled objects are not read"),
         (np.full((3, 4, 4), np.nan), "holds NaN or infinite values"),
         (np.full((3, 4, 4), 1e300), "holds NaN or infinite values"),
         (np.zeros((3, 4, 4), complex), "must hold real floating-point numbers"),
         (np.zeros((3, 4, 4), np.uint8), "must hold real floating-point numbers"),
-        (None, "cannot be read"),
+        (None, "is not a readable .npy file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, y, message):
@@ -68,3 +82,34 @@ def test_bad_files_are_named(tmp_path, y, message):
     assert batch.ids == []
     assert str(path) in batch.failed["scan"]
     assert message in batch.failed["scan"]
+
+
+def test_values_within_0_and_1_are_warned_of_once(tmp_path, caplog):
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", np.linspace(-0.05, 1.02, 48).reshape(3, 4, 4))
+    assert [batch.ids for batch in read(tmp_path)] == [["a"], ["b"], ["c"]]
+    (record,) = caplog.records
+    assert "measurement a lies within [0, 1]" in record.getMessage()
+    assert "2 y - 1" in record.getMessage()
+    for end, warnings in ((1.3, 0), (2.5, 1)):
+        caplog.clear()
+        for name in "abc":
+            np.save(tmp_path / f"{name}.npy", np.linspace(-end, end, 48).reshape(3, 4, 4))
+        assert [batch.ids for batch in read(tmp_path)] == [["a"], ["b"], ["c"]]
+        assert len(caplog.records) == warnings
+    assert "measurement a leaves [-1, 1]" in caplog.text
+
+
+def test_only_what_keeps_the_scale_of_images_is_held_to_it(tmp_path):
+    operator = PhaseRetrieval().realise(SHAPE)
+    np.save(tmp_path / "y.npy", operator.forward(torch.ones(1, *SHAPE))[0].numpy())
+    (batch,) = read(tmp_path, PhaseRetrieval())
+    assert batch.ids == ["y"]
+    kernel = tmp_path / "kernel.npy"
+    np.save(kernel, np.ones((3, 3)))
+    mask = np.ones(SHAPE[1:])
+    mask[2:4] = 0
+    np.save(tmp_path / "mask.npy", mask)
+    kept = [SuperResolution(4), SuperResolution(2, "average"), GaussianBlur(5, 1.0), GivenBlur(kernel)]
+    assert all(keeps_scale(family.realise(SHAPE)) for family in [*kept, MaskInpainting(tmp_path / "mask.npy")])
+    assert not keeps_scale(operator)

@@ -46,5 +46,5 @@ def test_the_datamodule_serves_them_by_number():
     (batch,) = data.predict_dataloader()
     assert batch.ids == ["toon_000005", "toon_000006"]
     assert torch.equal(batch.truth[1], render_toon_face(6, 16)[0])
-    with pytest.raises(UserError, match="count >= 1"):
+    with pytest.raises(UserError, match="count must be >= 1"):
         ToonFaces(SuperResolution(4), GaussianNoise(0.05), count=0)

@@ -53,6 +53,15 @@ def test_a_broken_cache_is_named(tmp_path):
         ToonFaceImages(8, count=1, cache=tmp_path).load()
 
 
+@pytest.mark.parametrize(
+    "chunk", [np.zeros((500, 3, 9, 9), np.uint8), np.zeros((500, 3, 8, 8)), np.zeros((5, 3, 8, 8), np.uint8)]
+)
+def test_a_cache_of_other_pictures_is_named(tmp_path, chunk):
+    np.save(tmp_path / "8px_0000000.npy", chunk)
+    with pytest.raises(UserError, match=r"8px_0000000\.npy must be uint8\[500, 3, 8, 8\], they are .* delete the file"):
+        ToonFaceImages(8, count=1, cache=tmp_path).load()
+
+
 def test_a_folder_is_split_by_order(folder):
     first, rest = FolderImages(folder, count=3), FolderImages(folder, start=3)
     first.load()
@@ -62,7 +71,7 @@ def test_a_folder_is_split_by_order(folder):
     assert float(rest[1][0].mean()) == pytest.approx(80 / 127.5 - 1)
     with pytest.raises(UserError, match="holds 10 images, too few for 3 from 8"):
         FolderImages(folder, start=8, count=3).load()
-    with pytest.raises(UserError, match="count >= 1"):
+    with pytest.raises(UserError, match="count must be >= 1"):
         FolderImages(folder, count=0)
 
 
@@ -100,7 +109,7 @@ def test_too_few_images_for_a_step(folder):
     data = TrainingImages(FolderImages(folder), FolderImages(folder), batch_size=11)
     with pytest.raises(UserError, match="10 training and 10 validation images are too few for steps of 11 images"):
         data.setup("fit")
-    with pytest.raises(UserError, match="batch_size >= 1"):
+    with pytest.raises(UserError, match="batch_size must be >= 1"):
         TrainingImages(FolderImages(folder), FolderImages(folder), batch_size=0)
 
 

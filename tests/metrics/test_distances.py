@@ -7,6 +7,7 @@ from cleanfid import fid as clean_fid
 
 from posterior import UserError
 from posterior.callbacks.pictures import save_png
+from posterior.callbacks.table import format_distances
 from posterior.images import to_pixels
 from posterior.metrics import FeatureDistance, Inception, VGG16Pixels, distances, encode
 from posterior.metrics.distances import decode, read_features, write_features
@@ -72,15 +73,51 @@ def test_a_reference_set_is_read_back_and_another_network_is_refused(vgg, tmp_pa
     assert torch.equal(read_features(path, "vgg16"), vgg(images))
     with pytest.raises(UserError, match="holds features of vgg16, not of inception"):
         read_features(path, "inception")
-    with pytest.raises(UserError, match="no set of reference features"):
+    with pytest.raises(UserError, match=r"reference features .*nothing\.npz does not exist; see docs/pipeline.md"):
         FeatureDistance(vgg, tmp_path / "nothing.npz")
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UserError, match="no set of reference features"):
+    with pytest.raises(UserError, match=r"reference features .* is not a readable \.npz file"):
         read_features(path, "vgg16")
     write_features(path, vgg(list(images)), vgg.name)
     records = records_of(vgg, pictures(5, 4), images)
     from_file = distances(records, {"vgg16": str(path)})["vgg16"]
     assert from_file["fid"] == pytest.approx(distances(records, {"vgg16": None})["vgg16"]["fid"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((4, 3), np.float32), "holds 3 features an image, vgg16 has 512"),
+        (np.zeros(512, np.float32), r"they must be \(N, D\) reals, N >= 2, they are float32\[512\]"),
+        (np.zeros((1, 512), np.float32), "N >= 2"),
+        (np.zeros((4, 512), np.int64), "they are int64"),
+        (np.zeros((4, 512), complex), "they are complex128"),
+        (np.full((4, 512), np.nan, np.float32), "some are NaN or infinite"),
+        (np.array([{}]), "pickled objects are not read"),
+    ],
+)
+def test_features_that_are_none_are_named(vgg, tmp_path, features, message):
+    np.savez(tmp_path / "x.npz", features=features, network=np.array("vgg16"))
+    with pytest.raises(UserError, match=f"x.npz.*{message}"):
+        FeatureDistance(vgg, tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", features=features if features.dtype != object else np.zeros(3))
+    with pytest.raises(UserError, match="it must hold features and network, it holds features"):
+        FeatureDistance(vgg, tmp_path / "x.npz")
+
+
+def test_features_of_other_sizes_and_of_few_images_are_told(tmp_path):
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    records = [
+        {"id": str(n), "sample": s, "features": {"own": encode(rows[n])}} for n in range(6) for s in (0, "truth")
+    ]
+    assert distances(records, {"own": None})["own"]["warning"] is None
+    few = distances([r for r in records if r["id"] < "3"], {"own": None})
+    assert "fewer images than the 4 features" in few["own"]["warning"]
+    (line,) = format_distances(few)
+    assert "(warning: fewer images than the 4 features: FID is biased upwards" in line
+    write_features(tmp_path / "x.npz", rows[:, :3], "own")
+    with pytest.raises(UserError, match=r"x\.npz, has 3 features an image, the images of this run have 4"):
+        distances(records, {"own": str(tmp_path / "x.npz")})
 
 
 def test_one_image_has_no_distance():

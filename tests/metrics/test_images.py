@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from posterior import Measurement
+from posterior import Measurement, UserError
 from posterior.images import load_image
 from posterior.metrics import L2, LPIPS, PSNR, SSIM, Residual, standard_metrics
 from posterior.noise import GaussianNoise
@@ -88,3 +88,13 @@ def test_without_weights_lpips_says_how_to_get_them():
     assert "vgg16-397923af.pth" in metric.unavailable
     assert "TORCH_HOME" in metric.unavailable
     assert "\n" not in metric.unavailable
+
+
+def test_damaged_weights_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    path = tmp_path / "hub" / "checkpoints" / LPIPS.WEIGHTS["alex"]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK and no more")
+    with pytest.raises(UserError, match=r"lpips_alex: weights .*alexnet.* is not a readable state dict"):
+        LPIPS("alex")

@@ -115,11 +115,11 @@ def test_given_sensitivities_are_taken(tmp_path):
 
 def test_bad_settings_and_files_are_named(tmp_path):
     for settings in ({"acceleration": 1.0}, {"center_fraction": 0.3}, {"center_fraction": 0.0}, {"num_coils": 0}):
-        with pytest.raises(UserError, match="CartesianMRI: needs"):
+        with pytest.raises(UserError, match=f"CartesianMRI: {next(iter(settings))} must be"):
             CartesianMRI(**settings)
     with pytest.raises(UserError, match=r"must have 2 channels .* got \(3, 24, 40\)"):
         CartesianMRI().realise((3, 24, 40), streams(1))
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"sensitivities .*none\.npy does not exist"):
         CartesianMRI(sensitivities=tmp_path / "none.npy")
     np.save(tmp_path / "real.npy", np.ones((2, 4, 4)))
     with pytest.raises(UserError, match=r"must be a complex array \(coils, H, W\)"):
@@ -131,3 +131,10 @@ def test_a_single_coil_is_one_that_has_a_basis():
     assert isinstance(operator, UndersampledFourier)
     assert operator.diagonal() is not None
     assert CartesianMRI(num_coils=2).realise(SHAPE, streams(1)).diagonal() is None
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.4])
+def test_sensitivities_on_another_scale_are_refused(tmp_path, scale):
+    np.save(tmp_path / "coils.npy", scale * simulated_coils(2, 24, 40, 0.0, [0.0, 1.0]))
+    with pytest.raises(UserError, match=r"coils\.npy have a root sum of squares of .* scale them"):
+        CartesianMRI(sensitivities=tmp_path / "coils.npy")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from posterior import UserError, stream
 from posterior.operators import (
@@ -168,8 +169,52 @@ def test_a_mask_can_come_from_a_file(tmp_path):
     np.save(tmp_path / "grey.npy", np.full((6, 8), 0.3))
     with pytest.raises(UserError, match=r"must be \(H, W\) of 0 \(masked\) and 1 \(kept\)"):
         MaskInpainting(tmp_path / "grey.npy")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"mask .*none\.png does not exist"):
         MaskInpainting(tmp_path / "none.png")
+
+
+def painted(mode="L", size=(8, 6), hole=0, kept=255):
+    """A mask picture with a hole of 2 rows."""
+    picture = Image.new(mode, size, kept)
+    picture.paste(hole, (0, 2, size[0], 4))
+    return picture
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "LA", "RGBA"])
+def test_a_mask_picture_may_be_stored_in_any_way(tmp_path, mode):
+    painted().convert(mode).save(tmp_path / "mask.png")
+    mask = MaskInpainting(tmp_path / "mask.png").mask
+    assert mask.sum(dim=1).tolist() == [8, 8, 0, 0, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (painted("RGBA", hole=(0, 0, 0, 0), kept=(255, 255, 255, 255)), "is partly transparent: flatten it"),
+        (painted("RGB", hole=(0, 0, 255), kept=(255, 255, 255)), "is in colour: save it as white"),
+        (painted(hole=255), "has no hole: 0 \\(black\\) is what is masked"),
+        (painted(kept=0), r"must be \(H, W\) of 0 \(masked\) and 255 \(kept\)"),
+        (painted(hole=100), r"must be \(H, W\) of 0 \(masked\) and 255 \(kept\)"),
+        (painted("I;16", kept=65535), "has more than 8 bits a channel"),
+    ],
+)
+def test_mask_pictures_that_are_no_masks_are_named(tmp_path, picture, message):
+    picture.save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=f"MaskInpainting: .*mask.png {message}"):
+        MaskInpainting(tmp_path / "mask.png")
+
+
+def test_mask_arrays_that_are_no_masks_are_named(tmp_path):
+    for values, message in (
+        (np.ones((6, 8)), "has no hole"),
+        (np.zeros((6, 8)), "must be"),
+        (np.full((6, 8), np.nan), "must be"),
+        (np.ones((1, 6, 8)), "must be"),
+        (np.array([[None]]), "pickled objects are not read"),
+    ):
+        np.save(tmp_path / "mask.npy", values)
+        with pytest.raises(UserError, match=f"MaskInpainting: .*mask.npy .*{message}"):
+            MaskInpainting(tmp_path / "mask.npy")
 
 
 @pytest.mark.parametrize(
@@ -178,14 +223,14 @@ def test_a_mask_can_come_from_a_file(tmp_path):
         (lambda: SuperResolution(1), "scale must be >= 2"),
         (lambda: SuperResolution(4).realise((3, 30, 32)), "scale 4 does not divide the image size 30x32"),
         (lambda: GaussianBlur(4), "odd kernel_size"),
-        (lambda: GaussianBlur(9, -1.0), "std > 0"),
+        (lambda: GaussianBlur(9, -1.0), "std must be > 0"),
         (lambda: GaussianBlur(61).realise((3, 24, 24)), "needs images larger than 30"),
         (lambda: MotionBlur(8), "odd kernel_size"),
-        (lambda: MotionBlur(9, 1.5), r"intensity in \[0, 1\]"),
+        (lambda: MotionBlur(9, 1.5), "intensity must be >= 0 and <= 1"),
         (lambda: MotionBlur(61).realise((3, 24, 40), streams(1)), "needs images larger than 30 pixels"),
         (lambda: PhaseRetrieval(-1.0), "oversample must be >= 0"),
-        (lambda: RandomInpainting(0.7, 0.3), "low <= high"),
-        (lambda: BoxInpainting(0), "box > 0"),
+        (lambda: RandomInpainting(0.7, 0.3), "low must be >= 0 and <= 0.3"),
+        (lambda: BoxInpainting(0), "box must be >= 1"),
         (lambda: BoxInpainting(20, 4).realise((3, 24, 24), streams(1)), "does not fit into a 24x24 image"),
     ],
 )

@@ -73,7 +73,7 @@ def test_moving_to_double_moves_the_spectrum(field):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"floor": 0.0}, "floor > 0"),
+        ({"floor": 0.0}, "floor must be > 0"),
         ({"cutoff": [0.1, 0.0, 0.1]}, "cutoff"),
         ({"exponent": [1.0, 1.0]}, "number of components"),
         ({"components": [[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0]]}, "orthonormal"),

@@ -2,6 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
+import safetensors.torch
 import torch
 
 from posterior import UserError
@@ -78,8 +79,26 @@ def test_a_saved_mixture_is_the_same(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         GaussianMixturePrior.from_file(tmp_path / "none")
     (tmp_path / "bad").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="is not a file of a Gaussian mixture"):
+    with pytest.raises(UserError, match=r"mixture .*bad is not a readable state dict"):
         GaussianMixturePrior.from_file(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": torch.tensor([0.5, float("nan"), 0.5])}, "weights holds NaN or infinite values"),
+        ({"rest": torch.tensor([1, 1, 1])}, "rest is torch.int64, where torch.float32 is needed"),
+        ({"means": torch.zeros(3, 6)}, "is not a file of a Gaussian mixture: it must hold weights, means"),
+        ({"extra": torch.zeros(1)}, "is not a file of a Gaussian mixture: it must hold weights, means"),
+        ({"weights": torch.ones(3)}, "is not a file of a Gaussian mixture: .* sum to 1"),
+        ({"means": torch.zeros(0, 1, 2, 3)}, "a part of it is empty"),
+    ],
+)
+def test_files_of_other_contents_are_named(tmp_path, change, message):
+    low_rank(dtype=torch.float32).save(tmp_path / "m")
+    safetensors.torch.save_file(safetensors.torch.load_file(tmp_path / "m") | change, tmp_path / "other")
+    with pytest.raises(UserError, match=f"mixture .*other.*{message}"):
+        GaussianMixturePrior.from_file(tmp_path / "other")
 
 
 def test_the_fit_recovers_a_mixture():

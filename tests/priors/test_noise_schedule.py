@@ -43,5 +43,9 @@ def test_impossible_respacing_is_named(respacing):
 
 
 def test_a_schedule_needs_two_steps():
-    with pytest.raises(UserError, match="num_steps must be >= 2"):
-        LinearBetas(1)
+    with pytest.raises(UserError, match="CosineBetas: num_steps must be >= 2"):
+        CosineBetas(1)
+    with pytest.raises(UserError, match="LinearBetas: num_steps must be >= 21"):
+        LinearBetas(20)  # its last beta would be 1
+    assert np.isfinite(LinearBetas(21).sigmas).all()
+    assert np.isfinite(CosineBetas(2).sigmas).all()

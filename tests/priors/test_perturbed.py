@@ -35,5 +35,5 @@ def test_the_error_is_added_to_score_and_denoiser():
     torch.testing.assert_close(prior.score(x, 0.0), -x + error(x))
     torch.testing.assert_close(prior.denoise(x, 0.4), exact.denoise(x, 0.4) + 0.16 * error(x))
     assert prior.cost.forward == 150
-    with pytest.raises(UserError, match="width in"):
+    with pytest.raises(UserError, match="width must be > 0 and < 1"):
         ShellError(4, 1.0, 1.5, 2, 0.1)

@@ -34,7 +34,7 @@ def test_all_outputs_are_the_same_prior(output):
 def test_levels_and_checkpoints_are_checked(tmp_path):
     with pytest.raises(UserError, match=r"outside \[0\.01, 50\]"):
         ScoreNetworkPrior(GaussianScore("score"), 0.01, 50.0).denoise(torch.zeros(1, 2, 4, 4), 60.0)
-    with pytest.raises(UserError, match="needs 0 < sigma_min < sigma_max"):
+    with pytest.raises(UserError, match="sigma_max must be > 1"):
         ScoreNetworkPrior(GaussianScore("score"), 1.0, 0.5)
     torch.save(GaussianScore("score", 2.0).state_dict(), tmp_path / "weights.pt")
     prior = ScoreNetworkPrior(GaussianScore("score"), 0.01, 50.0, checkpoint=tmp_path / "weights.pt")

@@ -204,7 +204,7 @@ def test_ps_plus_averages_over_noisy_copies(field):
     without = DPSPlus(RespacedSigmas(20), spread=0.0)(field, measurement, Streams(0, ["a", "b"]))
     plain = DPS(RespacedSigmas(20))(field, measurement, Streams(0, ["a", "b"]))
     torch.testing.assert_close(without, plain, rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match="copies >= 1"):
+    with pytest.raises(UserError, match="copies must be >= 1"):
         DPSPlus(copies=0)
 
 

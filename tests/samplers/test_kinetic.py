@@ -185,7 +185,7 @@ def test_bad_settings_are_refused(field):
     assert field.cost.forward == 2  # of the finite chain
     with pytest.raises(UserError, match="lies below sigma_y"):
         GeometricAnnealing(3, top=1e-3).levels(measurement, 0.1)
-    with pytest.raises(UserError, match="num_levels >= 2"):
+    with pytest.raises(UserError, match="num_levels must be >= 2"):
         GeometricAnnealing(1)
 
 

@@ -128,6 +128,6 @@ def test_without_a_top_geometric_annealing_begins_where_y_tells_as_much_as_the_a
 def test_geometric_sigmas_end_in_zero():
     assert GeometricSigmas(3, 4.0, 1.0).sigmas() == pytest.approx([4, 2, 1, 0])
     assert GeometricSigmas(3, 4.0, 1.0).below(1.5) == pytest.approx([1.5, 1, 0])
-    for settings in ((1, 4.0, 1.0), (3, 1.0, 1.0), (3, 1.0, 0.0)):
-        with pytest.raises(UserError, match="top > bottom > 0"):
+    for name, settings in (("num_levels", (1, 4.0, 1.0)), ("top", (3, 1.0, 1.0)), ("bottom", (3, 1.0, 0.0))):
+        with pytest.raises(UserError, match=f"GeometricSigmas: {name} must be"):
             GeometricSigmas(*settings)

@@ -1,0 +1,410 @@
+"""Foreign files: one reader for each kind of file, and one plain line for whatever is wrong with one.
+
+A reader raises `UserError` and nothing else. It opens nothing that could keep it waiting (a pipe, a device), and takes
+no memory on the word of a header: what a header claims is compared with the size of the file first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import math
+import os
+import pickle
+import stat
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from posterior.errors import UserError
+
+HEAD = 512
+"""Bytes from which a web page or a git LFS pointer is told."""
+LARGEST_MEMBER = 16 * 2**30
+"""Bytes that a file within a zip may have."""
+LARGEST_RATIO = 1000
+"""Content of a zip over its size; deflate reaches about 1030, and only with nothing but zeros."""
+SMALL_CONTENT = 64 * 2**20
+"""Bytes that are unpacked whatever the ratio."""
+LARGEST_PICTURE = 2**30
+"""Bytes of a picture file; Pillow bounds the pixels itself."""
+LARGEST_SLICE = 4 * 2**30
+"""Bytes of one row of an HDF5 data set: fastMRI's largest slices have 40 MB."""
+MOST_ROWS = 100_000
+"""Rows of an HDF5 data set; fastMRI's volumes have about 40 slices."""
+PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are decoded (JPEG: also cameras' MPO); those that start other programs (EPS) are not."""
+PNG = b"\x89PNG\r\n\x1a\n"
+STRANGE = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+class Opens(Protocol):
+    """A file that is no path, such as a member of a zip; `str` names it."""
+
+    def open(self) -> IO[bytes]:
+        """The file, to be read."""
+
+
+def shown(path: object) -> str:
+    """A path as a line of a message may hold it: line breaks and unprintable characters are escaped."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def reason(error: Exception) -> str:
+    """What a library says of a bad file, as one short line."""
+    text = str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+    text = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return text[:200] or type(error).__name__
+
+
+def check_file(path: Path, what: str) -> int:
+    """Look at a file before anything reads it.
+
+    Args:
+        path: of the file.
+        what: what it is for, as the start of the message: "checkpoint", say.
+
+    Returns:
+        Its size in bytes, > 0.
+
+    Raises:
+        UserError: if it is missing, no regular file, may not be read, or is empty, a web page or a git LFS pointer.
+    """
+    name = f"{what} {shown(path)}"
+    try:
+        found = os.stat(path)  # opening a pipe would wait for its other end
+    except (FileNotFoundError, NotADirectoryError) as error:
+        linked = os.path.islink(path)
+        raise UserError(f"{name} {'is a link to a file that ' if linked else ''}does not exist") from error
+    except (OSError, ValueError) as error:
+        loops = isinstance(error, OSError) and error.errno == errno.ELOOP
+        why = "its symbolic links lead in a circle" if loops else reason(error)
+        raise UserError(f"{name} cannot be reached: {why}") from error
+    for test, kind in STRANGE.items():
+        if test(found.st_mode):
+            raise UserError(f"{name} is {kind}, not a file")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise UserError(f"{name} cannot be opened: {reason(error)}") from error
+    if not head:
+        raise UserError(f"{name} is empty: get or write it again")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html")):
+        raise UserError(
+            f"{name} is a web page, not the file itself: the download failed or asked for a login; get it again"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise UserError(f"{name} is a pointer of git LFS, not the file itself: run 'git lfs pull' where it comes from")
+    return found.st_size
+
+
+@contextlib.contextmanager
+def _named(what: str, name: object, problem: str) -> Iterator[None]:
+    """Around the work of a library on one file: whatever it raises names the file.
+
+    Args:
+        what, name: of the file.
+        problem: what its contents are not, e.g. "is not a readable .npy file".
+
+    Raises:
+        UserError: instead of any other error.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged header is code to Python's parser, which warns of it
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} {shown(name)} {problem} ({reason(error)}): replace it") from error
+
+
+class _Bad(Exception):
+    """What is wrong with a file, for `_named` to tell."""
+
+
+def read_array(file: Path | Opens, what: str, mmap: bool = False) -> np.ndarray:
+    """An array of a .npy file, in the machine's byte order and at most float64 or complex128.
+
+    Args:
+        file: on its own or in a zip.
+        what: what it is for, as the start of messages.
+        mmap: leave it on the disk until it is used, read only (not in a zip).
+
+    Raises:
+        UserError: naming the file, if it is missing, damaged, no .npy file, or holds pickled objects.
+    """
+    if isinstance(file, Path):
+        check_file(file, what)
+    with _named(what, file, "is not a readable .npy file"), _opened(file, LARGEST_SLICE) as opened:
+        if opened.read(2) == b"PK":
+            raise _Bad("it is a zip, such as an .npz file; save one array by numpy.save")
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(0)
+        _check_header(opened, size)
+        if isinstance(file, Path) and mmap:
+            return _ordinary(np.load(file, mmap_mode="r", allow_pickle=False))
+        opened.seek(0)
+        return _ordinary(np.load(opened, allow_pickle=False))
+
+
+def _opened(file: Path | Opens, most: int) -> IO[bytes]:
+    """A file that can be read and sought in; of a member of a zip, its content of at most ``most`` bytes."""
+    return open(file, "rb") if isinstance(file, Path) else io.BytesIO(_member(file, most))
+
+
+def _member(file: Opens, most: int) -> bytes:
+    """What a member of a zip holds.
+
+    Raises:
+        _Bad: if that is more than ``most`` bytes.
+    """
+    with file.open() as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise _Bad(f"it has more than {most} bytes, too many for its kind")
+    return content
+
+
+def read_arrays(path: Path, what: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, each as `read_array` gives them.
+
+    Raises:
+        UserError: naming the file, if it is missing, damaged, no .npz file, or holds pickled objects.
+    """
+    size = check_file(path, what)
+    arrays = {}
+    with _named(what, path, "is not a readable .npz file"), zipfile.ZipFile(path) as archive:
+        _check_archive(archive, size)
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy"):
+                continue
+            with archive.open(info) as member:
+                _check_header(member, info.file_size)
+            with archive.open(info) as member:
+                arrays[info.filename.removesuffix(".npy")] = _ordinary(
+                    np.lib.format.read_array(member, allow_pickle=False)
+                )
+                member.read(1)  # at its end the checksum is compared
+    return arrays
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Raises:
+    _Bad: if what a zip of ``size`` bytes claims to hold cannot be meant, or two of its files have the same name.
+    """
+    members = archive.infolist()
+    largest = max((info.file_size for info in members), default=0)
+    total = sum(info.file_size for info in members)
+    if largest > LARGEST_MEMBER or (total > SMALL_CONTENT and total > LARGEST_RATIO * size):
+        raise _Bad(f"it claims to hold {total} bytes in {size}, as no honest file does")
+    if len({info.filename for info in members}) < len(members):
+        raise _Bad("two of the files in it have the same name")
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """Raises:
+    _Bad: if the header of a .npy file of ``size`` bytes claims another number of them, or pickled objects.
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise _Bad(f"version {version} of the format is not read")
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise _Bad("pickled objects are not read: save an array of numbers")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if any(length < 0 for length in shape) or dtype.itemsize == 0 or claimed != there:
+        raise _Bad(f"its header says {dtype}{list(shape)}, {claimed} bytes, but {there} follow")
+
+
+def _ordinary(array: np.ndarray) -> np.ndarray:
+    """In the byte order of the machine, no longer than torch knows floats."""
+    kind, itemsize = array.dtype.kind, array.dtype.itemsize
+    if kind in "fc" and itemsize > (8 if kind == "f" else 16):
+        return array.astype(np.float64 if kind == "f" else np.complex128)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def read_state(path: Path, what: str = "checkpoint") -> dict[str, Tensor]:
+    """A state dict, on the CPU: of a file that torch.save wrote (weights only), or of a safetensors file.
+
+    Which of the two it is its content says. Checksums are compared, where there are any (in torch's zips).
+
+    Raises:
+        UserError: naming the file, if it is missing, damaged, or holds anything but tensors by name.
+    """
+    size = check_file(path, what)
+    name = f"{what} {shown(path)}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = _load_state(path, size)
+    except _Bad as error:
+        raise UserError(f"{name} is not a readable state dict: {reason(error)}; get it again") from error
+    except pickle.UnpicklingError:  # torch's text, which advises to load it unsafely, is not passed on
+        raise UserError(
+            f"{name} is not a readable state dict: it is damaged, or holds objects of Python, which are not loaded as "
+            "they may run code; save the state_dict() of the network alone"
+        ) from None
+    except Exception as error:
+        raise UserError(
+            f"{name} is not a readable state dict: it is damaged, cut off or of another format "
+            f"({type(error).__name__}); get it again"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        inside = f"; it holds {', '.join(map(shown, state))}"[:200] if isinstance(state, dict) else ""
+        raise UserError(f"{name} is not a state dict (names to tensors){inside}")
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise UserError(f"{name} is not a state dict (names to tensors); one of its names is {shown(key)[:80]}")
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            raise UserError(f"{name}: {shown(key)} is sparse, quantized or empty, not a plain tensor")
+        if value.numel() * value.element_size() > max(SMALL_CONTENT, LARGEST_RATIO * size):
+            raise UserError(f"{name}: {shown(key)} claims to be {list(value.shape)}, more than the file can hold")
+    return state
+
+
+def _load_state(path: Path, size: int) -> Any:
+    """What the file holds.
+
+    Raises:
+        _Bad: if it is of another format or a checksum is wrong.
+        Exception: whatever the libraries raise.
+    """
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if head[8:9] == b"{":  # first: the length before it may begin like the others
+        return safetensors.torch.load_file(path)
+    if head[:2] == b"PK":
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, size)
+            damaged = archive.testzip()  # torch does not compare them
+        if damaged is not None:
+            raise _Bad(f"the checksum of its part {damaged} is wrong")
+    elif head[:1] != b"\x80":  # how files of torch before 1.6 begin
+        raise _Bad("it is neither a file of torch.save nor of safetensors")
+    if head[:2] == b"PK" and path.suffix != ".safetensors":  # torch would go by the name
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with open(path, "rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def read_picture(file: Path | Opens, what: str = "image") -> Image.Image:
+    """A picture file as RGB; see `decode_picture`.
+
+    Raises:
+        UserError: naming the file, also if it is missing.
+    """
+    if isinstance(file, Path) and check_file(file, what) > LARGEST_PICTURE:
+        raise UserError(f"{what} {shown(file)} has more than {LARGEST_PICTURE} bytes, too many for a picture")
+    with _named(what, file, "cannot be decoded"):
+        content = file.read_bytes() if isinstance(file, Path) else _member(file, LARGEST_PICTURE)
+    return decode_picture(content, file, what)
+
+
+def decode_picture(content: bytes, name: object, what: str = "image") -> Image.Image:
+    """A picture as RGB: grey is repeated, an opaque alpha channel dropped, EXIF orientation applied.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+        what: what it is for, as the start of messages.
+
+    Raises:
+        UserError: naming the file, if it cannot be decoded (for PNG: if a checksum is wrong), has several frames or
+            more than 8 bits a channel, or is partly transparent.
+    """
+    called = f"{what} {shown(name)}"
+    with _named(what, name, "cannot be decoded"):
+        if content.startswith(PNG):
+            _check_png(content)
+        Image.init()  # otherwise Pillow knows but a few formats by name
+        try:
+            file = Image.open(io.BytesIO(content), formats=PICTURES)
+        except UnidentifiedImageError as error:
+            raise _Bad("it is neither PNG nor JPEG, or its start is damaged") from error
+        with file:
+            # a camera's MPO file is a photograph, with a preview or depth behind it
+            if file.format != "MPO" and getattr(file, "n_frames", 1) > 1:
+                raise UserError(f"{called} has several frames, an animation say: save the one that is meant")
+            deep = any(";16" in str(tile[3]) for tile in file.tile)  # Pillow would cut 16-bit colours to 8 bits
+            picture = ImageOps.exif_transpose(file)
+            picture.load()
+        if deep or picture.mode.startswith(("I", "F")):
+            raise UserError(f"{called} has more than 8 bits a channel, which are not read: convert it")
+        if "A" in picture.mode or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            if picture.getchannel("A").getextrema() != (255, 255):
+                raise UserError(f"{called} is partly transparent: flatten it onto a background first")
+        return picture.convert("RGB")
+
+
+def _check_png(content: bytes) -> None:
+    """Raises:
+    _Bad: if a chunk is cut off or its checksum is wrong: Pillow would decode other pixels.
+    """
+    place, kind, view = len(PNG), b"", memoryview(content)
+    while kind != b"IEND":
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if place + 12 > len(content) or end > len(content):
+            raise _Bad("it is cut off")
+        kind = content[place + 4 : place + 8]
+        if zlib.crc32(view[place + 4 : end - 4]) != int.from_bytes(content[end - 4 : end], "big"):
+            raise _Bad(f"the checksum of its chunk {kind.decode('latin-1')} is wrong")
+        place = end
+
+
+@contextlib.contextmanager
+def open_dataset(path: Path, key: str, what: str = "HDF5 file") -> Iterator[tuple[Any, Any]]:
+    """An HDF5 file and a data set in it, open while the caller reads from them.
+
+    The data set has numbers, at most `MOST_ROWS` rows and at most `LARGEST_SLICE` bytes a row, and they lie in the file
+    itself. What h5py raises at reading is named too.
+
+    Yields:
+        h5py's File and Dataset.
+
+    Raises:
+        UserError: naming the file, if it is missing, damaged, or has no such data set.
+    """
+    import h5py
+
+    check_file(path, what)
+    name = shown(path)
+    with _named(what, path, "is not a readable HDF5 file"), h5py.File(path, "r") as file:
+        groups = [place.as_posix() for place in (PurePosixPath(key), *PurePosixPath(key).parents) if place.name]
+        if any(isinstance(file.get(group, getlink=True), h5py.ExternalLink) for group in groups):
+            raise UserError(f"{name}: {key!r} is a link to another file, which is not followed: copy the data into it")
+        if key not in file:
+            there = ", ".join(map(shown, sorted(file)))[:200]
+            raise UserError(f"{name} has no {key!r}; it has {there or 'nothing'}")
+        data = file[key]
+        if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "biufc" or data.ndim < 1:
+            found = f"{data.dtype}{list(data.shape)}" if isinstance(data, h5py.Dataset) else "a group"
+            raise UserError(f"{name}: {key!r} must be an array of numbers, it is {found}")
+        if data.is_virtual or data.external:
+            raise UserError(f"{name}: the data of {key!r} lie in other files, which are not read: copy them into it")
+        row = math.prod(data.shape[1:]) * data.dtype.itemsize
+        if data.shape[0] > MOST_ROWS or row > LARGEST_SLICE:
+            raise UserError(f"{name}: {key!r} claims to be {data.dtype}{list(data.shape)}, more than can be meant")
+        yield file, data

@@ -1,0 +1,375 @@
+"""Settings held against the signatures of the classes that they name, with complaints in the user's words."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from posterior.errors import UserError
+from posterior.settings.classes import import_class, known_classes, path_of, refuse_local
+from posterior.settings.overlay import PARTS, Given, Whole
+from posterior.settings.yaml_file import load_yaml
+
+MOST_DIGITS = 400
+LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+class Mismatch(Exception):
+    """A value that is not of a type; the text says what was expected instead. Not for the user's eyes as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conformer:
+    """Checks values against types, and turns text of the command line into what it stands for.
+
+    Args:
+        allow_local: whether classes may come from files that are not installed.
+    """
+
+    allow_local: bool = False
+
+    def parameters(self, settings: Any, function: Callable[..., Any], key: str, skip: int = 1) -> dict[str, Any]:
+        """The arguments of a function or class, each of its type.
+
+        Args:
+            settings: name -> value.
+            function: whose signature counts.
+            key: where the settings stand.
+            skip: leading parameters that are not settings (self).
+
+        Raises:
+            UserError: naming what is missing, unknown or of another type.
+        """
+        who = getattr(function, "__qualname__", str(function)).removesuffix(".__init__")
+        if isinstance(settings, Given) and settings in ("null", "{}"):
+            settings = None
+        if settings is None:
+            settings = {}
+        if not isinstance(settings, dict):
+            raise UserError(f"{key}: expected settings of {who} (key: value), got {_told(settings)}")
+        hints = _hints(function)
+        known = list(inspect.signature(function).parameters.values())[skip:]
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in known)
+        names = [p.name for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        for name in settings:
+            if name not in names and not open_ended:
+                raise UserError(f"{_dotted(key, name)}: {who} has no such setting{_near(name, names)}")
+        found = {}
+        for parameter in known:
+            if parameter.name in settings:
+                place = _dotted(key, parameter.name)
+                found[parameter.name] = self.value(settings[parameter.name], hints.get(parameter.name, Any), place)
+            elif parameter.default is parameter.empty and parameter.name in names:
+                raise UserError(f"{_dotted(key, parameter.name)} is missing: {who} needs it")
+        return found | {name: plain(value) for name, value in settings.items() if name not in found}
+
+    def value(self, value: Any, hint: Any, key: str) -> Any:
+        """A value of one setting.
+
+        Raises:
+            UserError: saying what the setting takes, and what it got.
+        """
+        try:
+            return self._conformed(value, hint, key)
+        except Mismatch as error:
+            raise UserError(f"{key}: expected {error}, got {_told(value)}") from error
+
+    def _conformed(self, value: Any, hint: Any, key: str) -> Any:
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if hint is Any or hint is inspect.Parameter.empty or isinstance(hint, (str, typing.TypeVar)):
+            return plain(_parsed(value, key))
+        if origin in (typing.Union, types.UnionType):
+            return self._one_of(value, arguments, key)
+        if origin is typing.Annotated:
+            return self._conformed(value, arguments[0], key)
+        if origin is typing.Literal:
+            return _literal(value, arguments, key)
+        if hint is None or hint is types.NoneType:
+            if value is None or (isinstance(value, Given) and value == "null"):
+                return None
+            raise Mismatch("null")
+        if hint in SCALARS:
+            return SCALARS[hint](value, key)
+        if origin in LISTS or hint in LISTS:
+            return self._list(value, origin or hint, arguments, key)
+        if origin in MAPPINGS or hint in MAPPINGS:
+            value = _parsed(value, key)
+            if not isinstance(value, dict):
+                raise Mismatch("a mapping (key: value)")
+            inner = arguments[1] if len(arguments) == 2 else Any
+            return {str(name): self.value(item, inner, f"{key}.{name}") for name, item in value.items()}
+        if isinstance(hint, type):
+            return self._class(value, hint, key)
+        return plain(_parsed(value, key))
+
+    def _one_of(self, value: Any, hints: tuple[Any, ...], key: str) -> Any:
+        """The first type that takes the value; text is tried last, as everything on a command line is text."""
+        wanted: list[str] = []
+        if value is None and types.NoneType not in hints:
+            raise Mismatch(" or ".join(dict.fromkeys(words(hint) for hint in hints)))
+        looks_like_class = isinstance(value, dict) or (isinstance(value, str) and "." in value)
+        order = sorted(hints, key=lambda hint: (hint is str, hint is Path))
+        for hint in order:
+            if isinstance(hint, type) and hint not in SCALARS and hint not in (*LISTS, *MAPPINGS, types.NoneType):
+                if not looks_like_class and str in hints:
+                    continue
+                if isinstance(value, (dict, str)) and str not in hints:
+                    return self._class(value, hint, key)
+            try:
+                return self._conformed(value, hint, key)
+            except Mismatch as error:
+                wanted.append(str(error))
+        raise Mismatch(" or ".join(dict.fromkeys(w for w in wanted if w != "null")) or "null")
+
+    def _list(self, value: Any, kind: Any, arguments: tuple[Any, ...], key: str) -> Any:
+        value = _parsed(value, key)
+        if isinstance(value, (str, bytes, dict)) or not isinstance(value, (list, tuple)):
+            inner = words(arguments[0]) if arguments else "values"
+            raise Mismatch(f"a list ([{inner}, ...])")
+        if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+            if len(value) != len(arguments):
+                raise Mismatch(f"a list of {len(arguments)} values")
+            inner_hints = list(arguments)
+        else:
+            inner_hints = [arguments[0] if arguments else Any] * len(value)
+        return [
+            self.value(item, inner, f"{key}[{number}]")
+            for number, (item, inner) in enumerate(zip(value, inner_hints, strict=True))
+        ]
+
+    def _class(self, value: Any, base: type, key: str) -> Any:
+        """Settings of a class: class_path and init_args, complete and checked."""
+        if dataclasses.is_dataclass(value) or isinstance(value, base):
+            return value
+        if isinstance(value, str) and value not in ("", "null"):
+            if value.endswith((".yaml", ".yml", ".json")):
+                raise UserError(f"{key}: the file of settings {value} does not exist")
+            value = {"class_path": value}
+        if not isinstance(value, dict):
+            raise Mismatch(words(base))
+        if not value.keys() & PARTS and not inspect.isabstract(base):
+            return self.parameters(value, _constructor(base), key)
+        if "class_path" not in value:
+            raise UserError(f"{key}: class_path is missing: which {words(base)}?{_choices(base)}")
+        unknown = set(map(str, value)) - PARTS
+        if unknown:
+            name = sorted(unknown)[0]
+            raise UserError(f"{key}: {name!r} stands beside class_path; settings of a class belong into init_args")
+        path = value["class_path"]
+        if not isinstance(path, str) or not path:
+            raise UserError(f"{key}.class_path: expected the path of a class, got {_told(path)}")
+        refuse_local(path, key, self.allow_local)
+        full, cls = import_class(path, base, key)
+        made = cls if isinstance(cls, type) else _returned(cls)
+        if not (isinstance(made, type) and issubclass(made, base)):
+            raise UserError(f"{key}: {full} is no {base.__name__}{_choices(base)}")
+        if inspect.isabstract(cls):
+            raise UserError(f"{key}: {full} is a base class, name one of its kind{_choices(cls)}")
+        if value.get("dict_kwargs"):
+            raise UserError(f"{key}.dict_kwargs: settings of a class belong into init_args")
+        function = _constructor(cls)
+        own = self.parameters(value.get("init_args"), function, f"{key}.init_args", skip=int(isinstance(cls, type)))
+        return {"class_path": full} | ({"init_args": own} if own else {})
+
+
+def conformed(settings: dict[str, Any], parts: dict[str, Any], allow_local: bool = False) -> dict[str, Any]:
+    """Settings of a run, held against what each part takes.
+
+    Args:
+        settings: part -> its settings.
+        parts: part -> a function whose parameters they are, or a type that they have to be of.
+        allow_local: whether classes may come from files that are not installed.
+
+    Returns:
+        The same in plain values; text that stood on the command line is what it stands for, and paths of classes are
+        whole.
+
+    Raises:
+        UserError: naming the first setting that is missing, unknown or of another type, what it takes and what it got.
+    """
+    conformer = Conformer(allow_local)
+    for name in settings:
+        if name not in parts:
+            raise UserError(f"{name}: there is no such setting{_near(name, list(parts))}")
+    found: dict[str, Any] = {}
+    for name, part in parts.items():
+        function = inspect.isfunction(part)
+        if name in settings or function:
+            value = settings.get(name, {})
+            found[name] = conformer.parameters(value, part, name) if function else conformer.value(value, part, name)
+        elif inspect.isclass(part) and inspect.isabstract(part):
+            raise UserError(f"{name} is missing: {words(part)} is needed{_choices(part)}")
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Without the marks of where it stood."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Given) else value
+
+
+def _parsed(value: Any, key: str) -> Any:
+    """What text of a command line stands for, where any value will do."""
+    return load_yaml(value, key) if isinstance(value, Given) and value.strip() else value
+
+
+def _number(value: Any, key: str) -> Any:
+    """A number, also one that stands as text."""
+    if isinstance(value, str) and value.strip():
+        if len(value) > MOST_DIGITS:
+            raise Mismatch("a number")
+        try:
+            value = load_yaml(value, key)
+        except UserError as error:
+            raise Mismatch("a number") from error
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Mismatch("a number")
+    return value
+
+
+def _whole(value: Any, key: str) -> int:
+    try:
+        number = _number(value, key)
+    except Mismatch as error:
+        raise Mismatch("a whole number") from error
+    if not isinstance(number, int) or number.bit_length() > 64:
+        raise Mismatch("a whole number" + (" of at most 64 bits" if isinstance(number, int) else ""))
+    return number
+
+
+def _real(value: Any, key: str) -> float:
+    number = _number(value, key)
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise Mismatch("a number that fits into 64 bits") from error
+
+
+def _truth(value: Any, key: str) -> bool:
+    if isinstance(value, str):
+        try:
+            value = load_yaml(value, key)
+        except UserError as error:
+            raise Mismatch("true or false") from error
+    if not isinstance(value, bool):
+        raise Mismatch("true or false")
+    return value
+
+
+def _text(value: Any, key: str) -> str:
+    if isinstance(value, Whole) and value.source is not None:
+        return value.source
+    if not isinstance(value, str):
+        raise Mismatch("text")
+    return str(value)
+
+
+def _path(value: Any, key: str) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    try:
+        text = _text(text, key)
+    except Mismatch as error:
+        raise Mismatch("a path") from error
+    if not text.strip() or "\0" in text or "\n" in text:
+        raise Mismatch("a path")
+    return text
+
+
+SCALARS: dict[Any, Callable[[Any, str], Any]] = {bool: _truth, int: _whole, float: _real, str: _text, Path: _path}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+def _literal(value: Any, choices: tuple[Any, ...], key: str) -> Any:
+    for choice in choices:
+        if type(choice) in SCALARS:
+            try:
+                if SCALARS[type(choice)](value, key) == choice and isinstance(value, bool) == isinstance(choice, bool):
+                    return choice
+            except (Mismatch, UserError):
+                continue
+    shown = ", ".join(map(str, choices))
+    raise Mismatch(f"one of {shown}{_near(str(value), [str(choice) for choice in choices])}")
+
+
+def words(hint: Any) -> str:
+    """A type as a user would say it."""
+    if hint in WORDS:
+        return WORDS[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(words(one) for one in arguments if one is not types.NoneType))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in LISTS or hint in LISTS:
+        return f"a list ([{words(arguments[0]) if arguments else 'values'}, ...])"
+    if hint is types.NoneType:
+        return "null"
+    if isinstance(hint, type):
+        return f"a {hint.__name__} (class_path and init_args)"
+    return "another value"
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # a stranger's annotations; jsonargparse has the last word
+        return {}
+
+
+def _constructor(made_by: Any) -> Callable[..., Any]:
+    return made_by.__init__ if isinstance(made_by, type) else made_by  # type: ignore[misc]
+
+
+def _returned(function: Any) -> Any:
+    if not callable(function):
+        return None
+    found = _hints(function).get("return")
+    return getattr(function, "__self__", None) if found is typing.Self else found
+
+
+def _choices(base: type) -> str:
+    found = known_classes(base)
+    if not found and not inspect.isabstract(base):
+        found = [path_of(base)]
+    return f"; there are {', '.join(found[:14])}{', ...' if len(found) > 14 else ''}" if found else ""
+
+
+def _near(name: Any, names: list[str]) -> str:
+    near = difflib.get_close_matches(str(name), names, n=1)
+    if near:
+        return f": did you mean {near[0]}?"
+    return f"; it has {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def _dotted(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _told(value: Any) -> str:
+    """A value in a few words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        short = value if len(value) <= 60 else f"{value[:57]}..."
+        return f"the text {short!r}" if value else "an empty text"
+    if isinstance(value, dict):
+        return f"the mapping {{{', '.join(map(str, list(value)[:4]))}}}" if value else "an empty mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of about {int(value.bit_length() * 0.30103)} digits"
+    return repr(value)[:60]
