@@ -49,6 +49,7 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 import posterior
@@ -306,6 +307,12 @@ class CheckedCLI(LightningCLI):
             raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
         if asked.precision in ("16-mixed", 16, "16") and trainer.precision != "16-mixed":  # bfloat16 instead
             raise UserError("trainer.precision 16-mixed needs a GPU: on this machine use bf16-mixed")
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if asked.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+            raise UserError(
+                f"trainer.num_nodes {asked.num_nodes}: this machine would wait for others that do not know of it; start "
+                "by torchrun or SLURM (docs/pipeline.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
+            )
         # before anything is read or written, the run must be known to belong into its folder
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, KeepConfig))  # type: ignore[attr-defined]
         return trainer

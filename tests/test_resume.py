@@ -274,6 +274,12 @@ def test_a_closed_standard_output_is_no_failure(quick, root):
         assert metrics(quick.tmp_path / str(number))["images"] == 3
 
 
+def test_a_run_on_several_machines_does_not_wait_for_ones_that_are_not_there(quick, capsys):
+    assert "trainer.num_nodes 2: this machine would wait for others" in complaint(
+        quick, capsys, "--trainer.num_nodes=2"
+    )
+
+
 def test_check_lists_classes_without_importing_them(quick, capsys, monkeypatch):
     (quick.tmp_path / "never_imported.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(quick.tmp_path)

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -37,14 +38,14 @@ class Conformer:
 
     allow_local: bool = False
 
-    def parameters(self, settings: Any, function: Callable[..., Any], key: str, skip: int = 1) -> dict[str, Any]:
-        """The arguments of a function or class, each of its type.
+    def parameters(self, settings: Any, function: Callable[..., Any], key: str, made_by: Any = None) -> dict[str, Any]:
+        """The arguments of a function or constructor, each of its type.
 
         Args:
             settings: name -> value.
-            function: whose signature counts.
+            function: whose signature counts; if its first parameter is ``self``, that is no setting.
             key: where the settings stand.
-            skip: leading parameters that are not settings (self).
+            made_by: the class, if it is a constructor.
 
         Raises:
             UserError: naming what is missing, unknown or of another type.
@@ -56,8 +57,8 @@ class Conformer:
             settings = {}
         if not isinstance(settings, dict):
             raise UserError(f"{key}: expected settings of {who} (key: value), got {_told(settings)}")
-        hints = _hints(function)
-        known = list(inspect.signature(function).parameters.values())[skip:]
+        hints = hints_of(function, made_by)
+        known = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known)
         names = [p.name for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         for name in settings:
@@ -157,7 +158,7 @@ class Conformer:
         if not isinstance(value, dict):
             raise Mismatch(words(base))
         if not value.keys() & PARTS and not inspect.isabstract(base):
-            return self.parameters(value, _constructor(base), key)
+            return self.parameters(value, _constructor(base), key, base)
         if "class_path" not in value:
             raise UserError(f"{key}: class_path is missing: which {words(base)}?{_choices(base)}")
         unknown = set(map(str, value)) - PARTS
@@ -176,8 +177,7 @@ class Conformer:
             raise UserError(f"{key}: {full} is a base class, name one of its kind{_choices(cls)}")
         if value.get("dict_kwargs"):
             raise UserError(f"{key}.dict_kwargs: settings of a class belong into init_args")
-        function = _constructor(cls)
-        own = self.parameters(value.get("init_args"), function, f"{key}.init_args", skip=int(isinstance(cls, type)))
+        own = self.parameters(value.get("init_args"), _constructor(cls), f"{key}.init_args", cls)
         return {"class_path": full} | ({"init_args": own} if own else {})
 
 
@@ -321,11 +321,32 @@ def words(hint: Any) -> str:
     return "another value"
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any], made_by: Any = None) -> dict[str, Any]:
+    """Types of a function's parameters and of what it returns; Any for what cannot be told.
+
+    Args:
+        function: whose.
+        made_by: the class, if it is its constructor: that of a dataclass has annotations of several modules.
+    """
+    found: dict[str, Any] = {}
+    if dataclasses.is_dataclass(made_by) and isinstance(made_by, type):
+        for base in reversed(made_by.__mro__):
+            names = vars(sys.modules[base.__module__])
+            found |= {name: _type(text, names) for name, text in vars(base).get("__annotations__", {}).items()}
+    function = inspect.unwrap(function)
+    names = getattr(function, "__globals__", {})
+    own = getattr(function, "__annotations__", {})
+    return {name: _type(text, names) for name, text in own.items()} | found
+
+
+def _type(annotation: Any, names: dict[str, Any]) -> Any:
+    """What an annotation means, which may be text."""
+    if not isinstance(annotation, str):
+        return annotation
     try:
-        return typing.get_type_hints(function)
+        return eval(annotation, dict(names))  # as `typing.get_type_hints` does, but name by name
     except Exception:  # a stranger's annotations; jsonargparse has the last word
-        return {}
+        return Any
 
 
 def _constructor(made_by: Any) -> Callable[..., Any]:
@@ -335,7 +356,7 @@ def _constructor(made_by: Any) -> Callable[..., Any]:
 def _returned(function: Any) -> Any:
     if not callable(function):
         return None
-    found = _hints(function).get("return")
+    found = hints_of(function).get("return")
     return getattr(function, "__self__", None) if found is typing.Self else found
 
 

@@ -57,7 +57,7 @@ def test_the_smoke_run_counts_every_sampler(cache, tmp_path):
     assert Image.open(tmp_path / "faces.png").size[0] > 300
 
 
-def test_too_few_faces_of_a_tone_are_an_error(cache, monkeypatch):
+def test_too_few_faces_of_a_tone_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHUNK", 5)
     with pytest.raises(UserError, match="too few of 5 faces"):
-        toned_mixture(10000, 5, 2, 8, cache, 0)
+        toned_mixture(10000, 5, 2, 8, tmp_path, 0)

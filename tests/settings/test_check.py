@@ -1,14 +1,21 @@
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
+import datamodules
+import posterior.metrics
+import posterior.noise
+import posterior.operators
+import posterior.priors
+import posterior.samplers
 from lightning_cli import FIT_PARTS, PREDICT_PARTS, TRAINER_PARTS
 from posterior import UserError
 from posterior.samplers import Sampler
 from posterior.settings import Given, conformed
-from posterior.settings.check import Conformer
+from posterior.settings.check import Conformer, hints_of
 
 PRIOR = {"class_path": "posterior.priors.GaussianFieldPrior.from_folder", "init_args": {"root": "x"}}
 SAMPLER = {"class_path": "posterior.samplers.ExactGaussian"}
@@ -85,6 +92,37 @@ def test_complaints_are_in_the_users_words(changes, told):
     assert told in line
     assert "Union" not in line
     assert "NoneType" not in line
+
+
+@pytest.mark.parametrize(
+    ("reverse", "told"),
+    [
+        ([], "expected a ReverseDiffusion (class_path and init_args), got a list of 0"),
+        ("", "got an empty text"),
+        ({"class_path": "ReverseDiffusion", "init_args": {"stepp": {}}}, "stepp: ReverseDiffusion has no such setting"),
+        ({"class_path": "ReverseDiffusion", "init_args": {"schedule": {}}}, "schedule: class_path is missing"),
+    ],
+)
+def test_settings_that_a_class_inherits_from_another_module_are_checked_too(reverse, told):
+    sampler = {"class_path": "AnnealedLangevin", "init_args": {"step_size": 0.1, "reverse": reverse}}
+    assert told in complaint(model__sampler=sampler)
+
+
+def test_all_types_of_our_own_classes_are_known():
+    for room in (
+        posterior.samplers,
+        posterior.priors,
+        posterior.operators,
+        posterior.noise,
+        posterior.metrics,
+        datamodules,
+    ):
+        for cls in filter(inspect.isclass, vars(room).values()):
+            if cls.__module__.startswith(("posterior", "datamodules")):
+                hints = hints_of(cls.__init__, cls)
+                for name in list(inspect.signature(cls.__init__).parameters)[1:]:
+                    if name not in ("args", "kwargs"):
+                        assert hints.get(name, Any) is not Any, f"{cls}.{name}"
 
 
 def test_what_is_missing_altogether():
