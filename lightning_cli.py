@@ -9,7 +9,8 @@ The configuration files of the DPS code run as they are:
 python lightning_cli.py predict --dps.model_config F --dps.diffusion_config F --dps.task_config F --dps.save_dir D
 
 --allow-local lets a file of settings name classes of files that are not installed; --print_config prints the settings
-with all defaults; --debug shows where an error comes from.
+with all defaults; --debug shows where an error comes from. The installed command `posterior-sampling` is the same, and
+runs the benchmarks too.
 """
 
 from __future__ import annotations
@@ -31,19 +32,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-MAIN = os.getpid()
-
-
-def interrupted(signum: int, frame: Any) -> None:
-    """Ctrl-C: one line, at once, at any moment. What is recorded is complete, and nothing else counts."""
-    if os.getpid() == MAIN and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        cursor = "\033[?25h" if os.isatty(2) else ""
-        os.write(2, f"{cursor}stopped: the same command goes on from here\n".encode())
-    os._exit(130)
-
+from posterior.shell import CLI_HELP, answer, begin
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    signal.signal(signal.SIGINT, interrupted)
+    begin()
 
 import pytorch_lightning as pl
 import yaml
@@ -54,6 +46,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 import posterior
 from datamodules import MeasuredData, TrainingImages
+from posterior import random
 from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
 from posterior.checks import whole
 from posterior.dps_files import convert
@@ -166,6 +159,7 @@ class KeepConfig(SaveConfigCallback):
         return {
             "format": FORMAT,
             "version": posterior.__version__,
+            "random": random.VERSION,
             "files": files,
             "code": code_digests({"model": settings["model"], "data": settings["data"]}),
         }
@@ -183,7 +177,7 @@ class KeepConfig(SaveConfigCallback):
 
     def _changed(self, before: dict[str, Any], now: dict[str, Any]) -> str | None:
         """What has changed behind the settings' back, in one line."""
-        if (before.get("format"), before.get("version")) != (now["format"], now["version"]):
+        if any(before.get(name) != now[name] for name in ("format", "version", "random")):
             told = f"version {before.get('version')} of this program, this is {now['version']}"
             return f"{self.folder} holds a run of {told}"
         for key in now["files"] | before["files"]:
@@ -299,6 +293,8 @@ class CheckedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         asked = self.config_init[self.subcommand].trainer
         self.check_trainer(asked)
+        if asked.default_root_dir is None:  # what the trainer itself writes, such as the logs of `logger: true`
+            kwargs["default_root_dir"] = self.config_init[self.subcommand].output.dir
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except UserError:
@@ -310,8 +306,8 @@ class CheckedCLI(LightningCLI):
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if asked.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
             raise UserError(
-                f"trainer.num_nodes {asked.num_nodes}: this machine would wait for others that do not know of it; start "
-                "by torchrun or SLURM (docs/pipeline.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
+                f"trainer.num_nodes {asked.num_nodes}: this machine would wait for others that do not know of it; "
+                "start by torchrun or SLURM (docs/pipeline.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
             )
         # before anything is read or written, the run must be known to belong into its folder
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, KeepConfig))  # type: ignore[attr-defined]
@@ -519,9 +515,10 @@ def run(command: str, settings: dict[str, Any], started: RunStarted, allow_local
 
 
 def show_help(command: str, arguments: list[str]) -> None:
-    """jsonargparse's help: of a command, or of a class (``--model.sampler.help NAME``)."""
+    """jsonargparse's help: of all settings (``--help-all``), or of a class (``--model.sampler.help NAME``)."""
     cli, options, _ = COMMANDS[command]
-    cli(**options(RunStarted()), args=arguments, auto_configure_optimizers=False)
+    given = ["--help" if word == "--help-all" else word for word in arguments]
+    cli(**options(RunStarted()), args=given, auto_configure_optimizers=False)
 
 
 def check(arguments: list[str]) -> int:
@@ -582,13 +579,13 @@ def main(args: list[str] | None = None) -> None:
     try:
         if command == "check":
             sys.exit(check(options))
-        if command in ("-h", "--help"):
-            print(__doc__.strip(), "\n\nOptions: python lightning_cli.py predict --help, ... fit --help")
+        if (answered := answer(arguments, CLI_HELP)) is not None:
+            print(answered)
             return
         if command not in COMMANDS:
             given = f"there is no command {command!r}" if command else "no command"
             raise UserError(f"{given}: the first word is predict, fit or check (--help says more)")
-        if any(re.fullmatch(r"-h|--help|--[\w.]+\.help|--print_shtab", word.partition("=")[0]) for word in options):
+        if any(re.fullmatch(r"--help-all|--[\w.]+\.help|--print_shtab", word.partition("=")[0]) for word in options):
             show_help(command, arguments)
             return
         settings, flags = read_command_line(with_dps_files(options) if command == "predict" else options)

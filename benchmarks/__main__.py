@@ -1,91 +1,117 @@
-"""`python -m benchmarks NAME`: the numbers that the project shows."""
+"""The command `posterior-sampling NAME` (or `python -m benchmarks NAME`): runs, and the numbers that the project shows.
 
-import signal
+A command's module is imported when the command is asked for, and no other.
+"""
+
+from __future__ import annotations
+
 import sys
-from argparse import ArgumentError
+from importlib import import_module
 from typing import Any
 
-if __name__ == "__main__":  # before the imports, which take seconds
-    signal.signal(signal.SIGINT, lambda signum, frame: sys.exit(130))
+from posterior.shell import begin, listed
 
-from jsonargparse import ArgumentParser, auto_cli
-
-from benchmarks.annealing import annealing
-from benchmarks.calibration import calibration
-from benchmarks.compare import compare
-from benchmarks.cost import cost
-from benchmarks.differences import differences
-from benchmarks.exact_posterior import exact_posterior
-from benchmarks.fairness import fairness
-from benchmarks.faults import faults
-from benchmarks.fit_gaussian import fit_gaussian_toon
-from benchmarks.fit_mixture import fit_mixture
-from benchmarks.fuzz import fuzz
-from benchmarks.gaussian_field import gaussian_field
-from benchmarks.held_out import held_out_toon
-from benchmarks.learned_prior import learned_prior
-from benchmarks.matrix import matrix
-from benchmarks.memory import memory
-from benchmarks.mri import mri
-from benchmarks.overhead import overhead
-from benchmarks.pipeline import pipeline
-from benchmarks.recipe import recipe_weights
-from benchmarks.reference_features import reference_features
-from benchmarks.step_size import step_size
-from benchmarks.summarise import summarise
-from lightning_cli import in_words, interrupted
-from posterior.errors import UserError
-
-COMMANDS: dict[str, Any] = {
-    "annealing": annealing,
-    "calibration": calibration,
-    "compare": compare,
-    "cost": cost,
-    "differences": differences,
-    "exact-posterior": exact_posterior,
-    "fairness": fairness,
-    "faults": faults,
-    "fit-gaussian-toon": fit_gaussian_toon,
-    "fit-mixture": fit_mixture,
-    "fuzz": fuzz,
-    "gaussian-field": gaussian_field,
-    "held-out-toon": held_out_toon,
-    "learned-prior": learned_prior,
-    "matrix": matrix,
-    "memory": memory,
-    "mri": mri,
-    "overhead": overhead,
-    "pipeline": pipeline,
-    "recipe-weights": recipe_weights,
-    "reference-features": reference_features,
-    "step-size": step_size,
-    "summarise": summarise,
+COMMANDS = {
+    "predict": ("lightning_cli:main", "draw posterior samples: configs/demo/*.yaml, configs/paper/*.yaml"),
+    "fit": ("lightning_cli:main", "train a prior: configs/train/*.yaml"),
+    "check": ("lightning_cli:main", "which classes a file of settings would import"),
+    "demo": ("benchmarks.demo:demo", "toon faces under three tasks: samples, a table, one picture"),
+    "matrix": ("benchmarks.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
+    "compare": ("benchmarks.compare:compare", "finished runs side by side"),
+    "differences": ("benchmarks.differences:differences", "how far apart two runs of the same images are"),
+    "summarise": ("benchmarks.summarise:summarise", "the tables of a run, made again from its journal"),
+    "reference-features": ("benchmarks.reference_features:reference_features", "the reference set of FID and KID"),
 }
+"""What runs need: name -> where it is, what it does."""
+
+BENCHMARKS = {
+    "annealing": ("benchmarks.annealing:annealing", "why the measurement noise is annealed"),
+    "calibration": ("benchmarks.calibration:calibration", "do intervals cover the truth as often as they say?"),
+    "cost": ("benchmarks.cost:cost", "quality against cost under the learned prior"),
+    "exact-posterior": ("benchmarks.exact_posterior:exact_posterior", "samplers against exact posterior samples"),
+    "fairness": ("benchmarks.fairness:fairness", "do skin tones keep the posterior's proportions?"),
+    "faults": ("benchmarks.faults:faults", "runs that are disturbed at any moment"),
+    "fit-gaussian-toon": ("benchmarks.fit_gaussian:fit_gaussian_toon", "a Gaussian field fitted to toon faces"),
+    "fit-mixture": ("benchmarks.fit_mixture:fit_mixture", "a Gaussian mixture fitted to images"),
+    "fuzz": ("benchmarks.fuzz:fuzz", "spoilt settings, command lines and files"),
+    "gaussian-field": ("benchmarks.gaussian_field:gaussian_field", "annealed Langevin under a Gaussian field"),
+    "gpu": ("benchmarks.gpu:gpu", "what a GPU gives: agreement, repeats, speed, memory, waits"),
+    "held-out-toon": ("benchmarks.held_out:held_out_toon", "the toon faces that no prior is trained on, as a file"),
+    "learned-prior": ("benchmarks.learned_prior:learned_prior", "how good a learned prior of toon faces is"),
+    "memory": ("benchmarks.memory:memory", "what a network keeps for a backward pass"),
+    "mri": ("benchmarks.mri:mri", "MRI and compressed sensing under known posteriors"),
+    "overhead": ("benchmarks.overhead:overhead", "what a sampler costs beyond its network calls"),
+    "pipeline": ("benchmarks.pipeline:pipeline", "where the time and memory of a whole run go"),
+    "randomness": ("benchmarks.randomness:randomness", "are the random numbers normal and independent?"),
+    "recipe-weights": ("benchmarks.recipe:recipe_weights", "reproducible weights for a network of any size"),
+    "step-size": ("benchmarks.step_size:step_size", "the paper's Figure 4 in small"),
+}
+"""The numbers that the documents show."""
+
+HELP = f"""\
+posterior-sampling NAME [options]      NAME --help says what it takes; --version
+
+{listed({name: told for name, (_, told) in COMMANDS.items()})}
+
+Benchmarks:
+{listed({name: told for name, (_, told) in BENCHMARKS.items()})}"""
+
+
+def load(name: str) -> Any:
+    """The function of a command."""
+    module, _, function = (COMMANDS | BENCHMARKS)[name][0].partition(":")
+    return getattr(import_module(module), function)
 
 
 def run_matrix(arguments: list[str]) -> None:
     """`matrix`, whose --config is its own (that of `auto_cli` has options), and whose --smoke needs no value."""
-    parser = ArgumentParser(prog="python -m benchmarks matrix", description=matrix.__doc__, exit_on_error=False)
+    from jsonargparse import ArgumentParser
+
+    matrix = load("matrix")
+    parser = ArgumentParser(prog="posterior-sampling matrix", description=matrix.__doc__, exit_on_error=False)
     parser.add_function_arguments(matrix, as_group=False, fail_untyped=False, skip={"smoke", "allow_local"})
     parser.add_argument("--smoke", action="store_true", help="the small version, for CI")
     parser.add_argument("--allow-local", action="store_true", help="classes may come from files that are not installed")
     matrix(**vars(parser.parse_args(arguments)))
 
 
-def main(arguments: list[str]) -> None:
-    """Run one; whatever is wrong with what a user gave is one line, and the exit status 2."""
+def run(name: str, arguments: list[str]) -> None:
+    """Run a command of this package; whatever is wrong with what a user gave is one line, and the exit status 2."""
+    from argparse import ArgumentError
+
     try:
-        if arguments[:1] == ["matrix"]:
-            run_matrix([word for word in arguments[1:] if word != "--debug"])
+        given = [word for word in arguments if word != "--debug"]
+        if name == "matrix":
+            run_matrix(given)
         else:
-            auto_cli(COMMANDS, as_positional=False, args=arguments, exit_on_error=False)
+            from jsonargparse import auto_cli
+
+            prog = f"posterior-sampling {name}"
+            auto_cli(load(name), as_positional=False, args=given, exit_on_error=False, prog=prog)
     except Exception as error:
-        if isinstance(error, (UserError, OSError, ArgumentError)) and "--debug" not in arguments:
-            print(f"error: {in_words(error)}", file=sys.stderr)
-            sys.exit(2)
+        if isinstance(error, (ValueError, OSError, ArgumentError)) and "--debug" not in arguments:
+            from lightning_cli import in_words
+            from posterior.errors import UserError
+
+            if isinstance(error, (UserError, OSError, ArgumentError)):
+                print(f"error: {in_words(error)}", file=sys.stderr)
+                sys.exit(2)
         raise
 
 
+def main() -> None:
+    """What the console script and `python -m benchmarks` do."""
+    begin(HELP)
+    name, *arguments = sys.argv[1:] or [""]
+    if name not in COMMANDS | BENCHMARKS:
+        told = f"there is no command {name!r}" if name else "no command"
+        print(f"error: {told}: posterior-sampling --help lists them", file=sys.stderr)
+        sys.exit(2)
+    if name in ("predict", "fit", "check"):
+        load(name)()
+    else:
+        run(name, arguments)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, interrupted)  # now that it is there
-    main(sys.argv[1:])
+    main()

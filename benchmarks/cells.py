@@ -21,6 +21,8 @@ from posterior.settings import file_digests, overlaid, read_settings
 KEYS = {"dir", "shared", "tasks", "samplers", "seeds", "smoke"}
 RUN = {"model", "data", "output", "trainer", "seed_everything"}
 """What settings of a run have."""
+OF_SAMPLERS = {"tasks", "only"}
+"""What a sampler of the matrix may have beside these."""
 STATE = "cell.json"
 """In a cell's folder: the settings under which it has run to its end, and whether no image failed."""
 
@@ -120,7 +122,7 @@ def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:
     for key in ("tasks", "samplers"):
         for name, value in _check_mapping(settings[key], f"{path}: {key}").items():
             _check_mapping(value, f"{path}: {key}: {name}")
-            _check_keys(value, RUN | ({"tasks"} if key == "samplers" else set()), f"{path}: {key}: {name}")
+            _check_keys(value, RUN | (OF_SAMPLERS if key == "samplers" else set()), f"{path}: {key}: {name}")
             if (reason := ids.fault(name)) or "/" in name:
                 raise UserError(f"{path}: {key}: {name!r} {reason or 'holds a /'}: it becomes the name of a folder")
     seeds = settings.setdefault("seeds", [0])
@@ -144,22 +146,31 @@ def _check_mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def cells(settings: dict[str, Any], limit: int | None = None) -> Iterator[Cell]:
-    """All cells: for each task and seed, each sampler.
+    """All cells: for each task and seed, each sampler (one with ``only``: for those tasks).
 
     Raises:
-        UserError: if a sampler names a task that is not there.
+        UserError: if a sampler names a task that is not there, or a part of a run's settings is no mapping.
     """
     tasks: dict[str, Any] = settings["tasks"]
     for sampler, own in settings["samplers"].items():
-        _check_mapping(own.get("tasks", {}), f"sampler {sampler}: tasks")
-        if strange := set(own.get("tasks", {})) - set(tasks):
+        for task, of_both in _check_mapping(own.get("tasks", {}), f"sampler {sampler}: tasks").items():
+            where = f"sampler {sampler}: tasks: {task}"
+            _check_keys(_check_mapping(of_both, where), RUN, where)
+        only = own.get("only", list(tasks))
+        if not isinstance(only, list) or not only or not all(isinstance(task, str) for task in only):
+            raise UserError(f"sampler {sampler}: only must be a list of tasks, got {only!r}")
+        if strange := {*own.get("tasks", {}), *only} - set(tasks):
             raise UserError(f"sampler {sampler}: there is no task {', '.join(sorted(strange))}")
     for task, of_task in tasks.items():
         for seed in settings["seeds"]:
             for sampler, own in settings["samplers"].items():
-                laid = {key: value for key, value in own.items() if key != "tasks"}
+                if task not in own.get("only", tasks):
+                    continue
+                laid = {key: value for key, value in own.items() if key not in OF_SAMPLERS}
                 config = overlaid(overlaid(settings["shared"], of_task), laid)
                 config = overlaid(config, own.get("tasks", {}).get(task, {}))
+                for part in ("model", "data", "output", "trainer"):
+                    _check_mapping(config.get(part, {}), f"{task} / {sampler}: {part}")
                 fixed: dict[str, Any] = {"seed": seed} | ({} if limit is None else {"limit": limit})
                 folder = Path(settings["dir"]) / task / sampler / f"seed_{seed}"
                 config = overlaid(config, {"data": {"init_args": fixed}, "output": {"dir": str(folder)}})

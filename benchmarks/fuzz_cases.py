@@ -309,7 +309,8 @@ class Campaign:
     def counted(self, folder: Path, name: str, case: Case | None = None) -> list[str]:
         """What is wrong with the numbers of a run that ended with 0."""
         base, problems = self.bases[name], []
-        found = [path for path in folder.rglob("metrics.json") if path.is_file() and "inputs" not in path.parts[-3:]]
+        places = [folder] if case is None else [folder / output for output in case.outputs]
+        found = [path for place in places for path in place.rglob("metrics.json") if path.is_file()]
         if base.command == "fit":
             there = any(
                 path.name == "prior.safetensors" for path in folder.rglob("*.safetensors") if "inputs" not in path.parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -32,10 +33,10 @@ def matrix(
     """Run every cell that is not finished, then write table.csv, table.md and report.html into the matrix's folder.
 
     The file has the keys ``dir``; ``shared``, settings of all cells as `lightning_cli.py predict` has them; ``tasks``
-    and ``samplers``, name -> settings laid over them (a sampler's ``tasks``: task -> settings laid over those again);
-    ``seeds``; and ``smoke``, the same keys, laid over everything by ``--smoke``. A value that ends in .yaml is a file
-    of settings, its path relative to the file it stands in, and replaces what is below it; ``from`` beside other keys
-    is such a file with those keys laid over it.
+    and ``samplers``, name -> settings laid over them (a sampler's ``tasks``: task -> settings laid over those again;
+    its ``only``: a list of the tasks that it runs on); ``seeds``; and ``smoke``, the same keys, laid over everything by
+    ``--smoke``. A value that ends in .yaml is a file of settings, its path relative to the file it stands in, and
+    replaces what is below it; ``from`` beside other keys is such a file with those keys laid over it.
 
     Every sampler of a task and seed sees the same measurements (the report checks it). The prior is loaded once. The
     same command again goes on where it was stopped, also on another number of devices.
@@ -63,6 +64,18 @@ def matrix(
         trainer = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         settings["shared"] = overlaid(settings["shared"], {"trainer": trainer})
     found = list(cells(settings, limit))
+    failures = run_cells(found, allow_local)
+    if rank() != 0:
+        return
+    if len(failures) < len(found):
+        write_matrix_report(Path(settings["dir"]), found)
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"{len(failures)} of {len(found)} cells failed, first {name}: {reason}")
+
+
+def run_cells(found: Sequence[Cell], allow_local: bool = False) -> dict[str, UserError | OSError]:
+    """Run those that are not finished; names and reasons of the ones that fail."""
     finished = {cell.name for cell in found if cell.finished}  # decided before any runs: ranks must agree
     failures: dict[str, UserError | OSError] = {}
     for number, cell in enumerate(found, start=1):
@@ -79,13 +92,7 @@ def matrix(
                 raise
             failures[cell.name] = error
             print(f"{cell.name}: {error}", file=sys.stderr)
-    if rank() != 0:
-        return
-    if len(failures) < len(found):
-        write_matrix_report(Path(settings["dir"]), found)
-    if failures:
-        name, reason = next(iter(failures.items()))
-        raise UserError(f"{len(failures)} of {len(found)} cells failed, first {name}: {reason}")
+    return failures
 
 
 def run_cell(cell: Cell, allow_local: bool = False) -> None:

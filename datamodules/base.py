@@ -22,7 +22,7 @@ from posterior.listing import Listing
 from posterior.measurement import Measurement
 from posterior.noise import Likelihood
 from posterior.operators.base import Operator, OperatorFamily
-from posterior.random import stream
+from posterior.random import Streams, stream
 
 
 @dataclass(frozen=True)
@@ -288,9 +288,7 @@ class ImageData(MeasuredData):
     def collate(self, ids: list[str], items: Tensor) -> CPUBatch:
         shape = tuple(items.shape[1:])
         operator = self.operator.realise(shape, [stream(self.seed, i, -1, "operator") for i in ids])
-        noise = torch.stack(
-            [torch.randn(operator.measurement_shape, generator=stream(self.seed, i, -1, "noise")) for i in ids]
-        )
+        noise = Streams(self.seed, ids, samples=[-1]).randn("noise", operator.measurement_shape)
         return CPUBatch(ids, operator, truth=items, noise=noise)
 
     def measure(self, batch: CPUBatch) -> Measurement:

@@ -61,7 +61,10 @@ class FolderLock:
         UserError: if another process is at work in the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self.folder / self.NAME).open("ab")
+        path = self.folder / self.NAME
+        if path.exists() and not path.is_file():  # opening a pipe would wait
+            raise UserError(f"{path} is no file: remove it")
+        self._file = path.open("ab")
         deadline = time.monotonic() + self.patience
         while True:
             try:

@@ -89,7 +89,7 @@ class Measurement:
         """
         clean = self.observed(x)
         deviation = (self.y - clean) / self.likelihood.variance(clean) ** 0.5
-        return torch.linalg.vector_norm(deviation.flatten(1), dim=1) / self.operator.num_measured().to(x) ** 0.5
+        return torch.linalg.vector_norm(deviation.flatten(1), dim=1) / self.operator.num_measured().to(x.dtype) ** 0.5
 
     def linear_operator(self, who: str) -> LinearOperator:
         """The operator, if it is linear.

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from posterior import waits
 from posterior.batch import Batch, Prediction
 from posterior.checks import MOST_SAMPLES, whole
 from posterior.errors import Diverged, UserError
@@ -265,5 +266,5 @@ class PosteriorSampling(pl.LightningModule):
                 or (metric.channels is not None and x.shape[1] not in metric.channels)
             ):
                 continue
-            values[metric.name] = metric(x, batch.truth, batch.measurement).tolist()
+            values[metric.name] = waits.fetch("metric", metric(x, batch.truth, batch.measurement))
         return values

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import scipy.stats
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checks import real
 from posterior.errors import UserError
 
@@ -58,7 +60,7 @@ class Likelihood(ABC):
         """
         if self.most is None:
             return
-        low, high = (float(value) for value in values.aminmax())
+        low, high = waits.fetch("range of the measurement", torch.stack(values.aminmax()))
         if max(-low, high) > self.most:
             raise UserError(
                 f"{type(self).__name__}: {source} has values from {low:.4g} to {high:.4g}, the law is one for [-1, 1]: "
@@ -142,10 +144,13 @@ class PoissonNoise(Likelihood):
 
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         """Counts are quantiles: the normal numbers decide where in its distribution a count lies."""
-        mean = self.photons * ((clean.double().cpu() + 1) / 2).clamp(0, 1)
-        level = scipy.stats.norm.cdf(noise.double().cpu().numpy())
-        counts = torch.from_numpy(scipy.stats.poisson.ppf(level, mean.numpy()))
-        return self.measured(counts.to(clean))
+        counts = waits.on_host("photon counts", self._counts, clean, noise)
+        return self.measured(waits.to_device("photon counts", counts, clean))
+
+    def _counts(self, clean: Tensor, noise: Tensor) -> Tensor:
+        mean = self.photons * ((clean.double() + 1) / 2).clamp(0, 1)
+        level = scipy.stats.norm.cdf(noise.double().numpy())
+        return torch.from_numpy(np.asarray(scipy.stats.poisson.ppf(level, mean.numpy())))
 
     def measured(self, counts: Tensor) -> Tensor:
         """y for photon counts (B, *S)."""
@@ -177,7 +182,7 @@ class VaryingNoise(Likelihood):
 
     @property
     def sigma_y(self) -> float:  # type: ignore[override]
-        return float(self.variances.mean()) ** 0.5
+        return waits.fetch("noise level", self.variances.mean()) ** 0.5
 
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         return clean + self.variances**0.5 * noise
@@ -186,7 +191,8 @@ class VaryingNoise(Likelihood):
         return self.variances
 
     def distance(self, y: Tensor, clean: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(((y - clean) / self.variances**0.5).flatten(1), dim=1) * self.sigma_y
+        deviation = ((y - clean) / self.variances**0.5).flatten(1)
+        return torch.linalg.vector_norm(deviation, dim=1) * self.variances.mean() ** 0.5  # no wait for the level
 
     def annealed(self, added_variance: float, y: Tensor) -> VaryingNoise:
         return VaryingNoise(self.variances + added_variance)

@@ -274,6 +274,14 @@ def test_a_closed_standard_output_is_no_failure(quick, root):
         assert metrics(quick.tmp_path / str(number))["images"] == 3
 
 
+def test_what_the_trainer_writes_lies_in_the_runs_folder_too(quick, monkeypatch):
+    (quick.tmp_path / "here").mkdir()
+    monkeypatch.chdir(quick.tmp_path / "here")
+    output = quick("--trainer.logger=true")
+    assert not list((quick.tmp_path / "here").iterdir())
+    assert list(output.rglob("metrics.csv")) or list(output.rglob("events*"))
+
+
 def test_a_run_on_several_machines_does_not_wait_for_ones_that_are_not_there(quick, capsys):
     assert "trainer.num_nodes 2: this machine would wait for others" in complaint(
         quick, capsys, "--trainer.num_nodes=2"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.ndimage
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
@@ -16,12 +17,22 @@ from posterior.images import to_pixels
 
 STD_RANGE = 0.3
 """Standard deviation, on the [-1, 1] scale, that the std picture shows as its brightest colour."""
+STD_TICKS = (0.0, 0.03, 0.1, 0.3)
+"""What the grid's colour bar names."""
+STD_SMOOTHING = 1.0
+"""Of the variance in std pictures: standard deviation of a Gaussian in pixels, as few samples give speckle."""
+
+
+def std_colours(level: np.ndarray) -> np.ndarray:
+    """Standard deviations (...) as colours (..., 3) uint8, by their square root: most are small."""
+    shades = colormaps["magma"](np.sqrt(np.clip(np.asarray(level) / STD_RANGE, 0, 1)), bytes=True)
+    return np.asarray(shades, dtype=np.uint8)[..., :3]
 
 
 def std_picture(std: Tensor) -> np.ndarray:
-    """Per-pixel standard deviation (C, H, W), root mean square over channels, as colours (H, W, 3) uint8."""
-    level = std.square().mean(dim=0).sqrt().cpu().numpy() / STD_RANGE
-    return (colormaps["magma"](np.clip(level, 0, 1))[..., :3] * 255).round().astype(np.uint8)
+    """Standard deviation (C, H, W) as colours (H, W, 3) uint8: root mean square over channels and near pixels."""
+    variance = std.square().mean(dim=0).cpu().numpy()
+    return std_colours(np.sqrt(scipy.ndimage.gaussian_filter(variance, STD_SMOOTHING, mode="nearest")))
 
 
 def sheet(images: Tensor, columns: int = 8, enlarge: int = 2, gap: int = 2) -> np.ndarray:
@@ -53,37 +64,54 @@ def picture_names(num_samples: int, there: Container[str], most_samples: int = 3
     columns = {"measurement": "measurement", "operator": "operator"}
     columns |= {f"sample_{k:03d}": f"sample {k}" for k in range(min(num_samples, most_samples))}
     columns |= {"best": "least residual", "oracle": "oracle's choice"}
-    columns |= {"mean": f"mean of {num_samples}", "std": f"std, 0 to {STD_RANGE}", "truth": "truth"}
+    columns |= {"mean": f"mean of {num_samples}", "std": "std, smoothed", "truth": "truth"}
     return {stem: label for stem, label in columns.items() if stem in there}
 
 
-def make_grid(images: Path, ids: list[str], columns: dict[str, str], path: Path, least_side: int = 128) -> None:
-    """Write a labelled sheet: a row per image id, a column per picture.
+def make_grid(rows: Sequence[tuple[str, Path]], columns: dict[str, str], path: Path, least_side: int = 128) -> None:
+    """Write a labelled sheet: a row per image, a column per picture, and what the colours of std pictures mean.
 
     Args:
-        images: the folder ``images/`` of a run.
-        ids: rows.
+        rows: label (of one line or several), and the image's folder in ``images/`` of a run.
         columns: file stem -> label.
         path: the PNG file to write.
         least_side: pictures smaller than this are enlarged by a whole factor, to be looked at.
     """
-    with Image.open(images / ids[0] / f"{next(iter(columns))}.png") as first:
+    with Image.open(rows[0][1] / f"{next(iter(columns))}.png") as first:
         width, height = first.size
     factor = max(1, -(-least_side // max(width, height)))
     width, height, gap = width * factor, height * factor, 4
-    font = ImageFont.load_default(size=max(10, min(14, width // 9)))
-    labels = [image_id if len(image_id) <= 24 else f"...{image_id[-21:]}" for image_id in ids]
-    head, left = 22, 8 + max(int(font.getlength(label)) for label in labels)
-    sheet = Image.new("RGB", (left + len(columns) * (width + gap), head + len(ids) * (height + gap)), "white")
+    font = ImageFont.load_default(size=max(10, min(15, width // 8)))
+    lines = [[line if len(line) <= 24 else f"...{line[-21:]}" for line in label.split("\n")] for label, _ in rows]
+    head, left = 24, 12 + max(int(font.getlength(line)) for label in lines for line in label)
+    foot = 56 if "std" in columns else 0
+    sheet = Image.new("RGB", (left + len(columns) * (width + gap), head + len(rows) * (height + gap) + foot), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, label in enumerate(labels):
-        draw.text((4, head + row * (height + gap) + height // 2 - 8), label, fill="black", font=font)
+    for row, label in enumerate(lines):
+        middle = head + row * (height + gap) + height // 2
+        draw.text((left - 8, middle), "\n".join(label), fill="black", font=font, anchor="rm", align="right")
     for column, (stem, heading) in enumerate(columns.items()):
         x = left + column * (width + gap)
-        draw.text((x + 2, 4), heading, fill="black", font=font)
-        for row, image_id in enumerate(ids):
+        draw.text((x + width // 2, head // 2), heading, fill="black", font=font, anchor="mm")
+        for row, (_, folder) in enumerate(rows):
             y = head + row * (height + gap)
-            with Image.open(images / image_id / f"{stem}.png") as picture:
+            with Image.open(folder / f"{stem}.png") as picture:
                 shown = ImageOps.contain(picture.convert("RGB"), (width, height), Image.Resampling.NEAREST)
                 sheet.paste(shown, (x + (width - shown.width) // 2, y + (height - shown.height) // 2))
+        if stem == "std":
+            _colour_bar(sheet, (x, sheet.height - foot + 4), width)
     save_png(np.asarray(sheet), path)
+
+
+def _colour_bar(sheet: Image.Image, corner: tuple[int, int], width: int) -> None:
+    """A horizontal bar with the colours of std pictures, and the values that they stand for."""
+    (x, y), height, font = corner, 12, ImageFont.load_default(size=max(8, min(11, width // 10)))
+    levels = STD_RANGE * np.linspace(0, 1, width) ** 2
+    sheet.paste(Image.fromarray(np.broadcast_to(std_colours(levels), (height, width, 3)).copy()), (x, y))
+    draw = ImageDraw.Draw(sheet)
+    for tick in STD_TICKS:
+        at = (tick / STD_RANGE) ** 0.5
+        place = x + round(at * (width - 1))
+        draw.line([(place, y + height), (place, y + height + 3)], fill="black")
+        draw.text((place, y + height + 4), f"{tick:g}", fill="black", font=font, anchor="lmr"[round(2 * at)] + "a")
+    draw.text((x + width // 2, y + height + 18), "values in [-1, 1]", fill="black", font=font, anchor="ma")

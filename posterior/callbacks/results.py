@@ -244,7 +244,8 @@ class ResultWriter(pl.Callback):
             if ids:
                 shown = ids[: self.grid_images]
                 there = {path.stem for path in (self.dir / "images" / shown[0]).iterdir()}
-                make_grid(self.dir / "images", shown, picture_names(pl_module.num_samples, there), grid)
+                rows = [(image_id, self.dir / "images" / image_id) for image_id in shown]
+                make_grid(rows, picture_names(pl_module.num_samples, there), grid)
         if ids:
             say(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
             say(format_table(summary, pl_module.num_samples))

@@ -10,6 +10,7 @@ import torchmetrics
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
+from posterior import waits
 from posterior.measurement import Measurement
 
 
@@ -56,7 +57,7 @@ class MeanOverImages(torchmetrics.Metric):
         Raises:
             ValueError: if one is not a number; it is never counted as zero.
         """
-        if not torch.isfinite(values).all():
+        if not waits.fetch("finite?", torch.isfinite(values).all()):
             raise ValueError("a metric value is NaN or infinite")
         # in one piece: a small tensor a batch, each where a batch's big ones have been, would keep malloc from giving
         # their memory back
@@ -64,7 +65,9 @@ class MeanOverImages(torchmetrics.Metric):
 
     def compute(self) -> dict[str, float | int | None]:
         """mean, sem (None for fewer than two images) and count; mean None without images."""
-        values = dim_zero_cat(self.values).cpu().double() if len(self.values) else torch.zeros(0)
+        values = torch.zeros(0)
+        if len(self.values):
+            values = waits.on_host("mean of a metric", Tensor.double, dim_zero_cat(self.values))
         count = len(values)
         if count == 0:
             return {"mean": None, "sem": None, "count": 0}

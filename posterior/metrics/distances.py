@@ -15,6 +15,7 @@ import torch
 from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
+from posterior import waits
 from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.images import to_pixels
@@ -52,8 +53,15 @@ class PixelFeatures(nn.Module, ABC):
 
         A sequence may have images of several sizes.
         """
-        pixels = np.stack([_resizer()(to_pixels(image)) for image in x]).transpose(0, 3, 1, 2)
-        return self.of_resized(torch.from_numpy(np.ascontiguousarray(pixels)).to(x[0].device)).float()
+        resized = waits.on_host("pixels", _resized, *([x] if isinstance(x, Tensor) else x))
+        return self.of_resized(waits.to_device("pixels", resized, x[0])).float()
+
+
+def _resized(*images: Tensor) -> Tensor:
+    """(B, 3, 299, 299) of images (C, H, W), or of one batch."""
+    rows = [row for image in images for row in (image if image.ndim == 4 else image[None])]
+    pixels = np.stack([_resizer()(to_pixels(row)) for row in rows]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 @functools.cache

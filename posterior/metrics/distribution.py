@@ -116,6 +116,7 @@ def mmd_test(x: Tensor, y: Tensor, num_permutations: int = 500, seed: int = 0) -
     orders = [torch.arange(n + m), *(torch.randperm(n + m, generator=generator) for _ in range(num_permutations))]
     first = torch.zeros(n + m, len(orders), dtype=torch.float64)
     first.scatter_(0, torch.stack(orders, dim=1)[:n], 1.0)  # who is in the first set, a column a permutation
+    first = first.to(kernel.device)
     second, toward = 1 - first, kernel @ first
     within, between = (first * toward).sum(dim=0), (second * toward).sum(dim=0)
     other = kernel.sum() - within - 2 * between
@@ -167,7 +168,7 @@ def rank_p_value(counted: Tensor, num_samples: int, num_bins: int = 10) -> float
         num_bins: bins of ranks; the probabilities follow how many ranks each bin holds.
     """
     edges = torch.linspace(0, num_samples + 1, num_bins + 1).round().long()
-    found = torch.histogram(counted.float(), bins=edges.float() - 0.5).hist.numpy()
+    found = torch.histogram(counted.cpu().float(), bins=edges.float() - 0.5).hist.numpy()
     expected = edges.diff().numpy() / (num_samples + 1) * len(counted)
     return float(scipy.stats.chisquare(found, expected).pvalue)
 

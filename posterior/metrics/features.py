@@ -27,8 +27,8 @@ def hub_file(name: str) -> Path:
 def missing(name: str) -> str:
     """What to do about a file of weights that is not there, as the end of a sentence."""
     return (
-        f"{name} is not in {hub_file(name).parent}; put torchvision's file there, or set TORCH_HOME to a folder that "
-        "has it under hub/checkpoints"
+        f"{name} is not in {hub_file(name).parent}: put https://download.pytorch.org/models/{name} there, or set "
+        "TORCH_HOME to a folder that has it under hub/checkpoints"
     )
 
 

@@ -14,6 +14,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from posterior import waits
 from posterior.checks import whole
 from posterior.measurement import Measurement
 from posterior.metrics.base import ImageMetric
@@ -44,9 +45,10 @@ class PSNR(ImageMetric):
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
         assert truth is not None
-        return peak_signal_noise_ratio(
-            unit_range(x), unit_range(truth), data_range=1.0, reduction="none", dim=(1, 2, 3)
-        )
+        with waits.inside("torchmetrics"):  # it copies the number of pixels to the device
+            return peak_signal_noise_ratio(
+                unit_range(x), unit_range(truth), data_range=1.0, reduction="none", dim=(1, 2, 3)
+            )
 
 
 class SSIM(ImageMetric):

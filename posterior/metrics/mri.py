@@ -10,6 +10,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.measurement import Measurement
 from posterior.metrics.base import ImageMetric
 
@@ -56,8 +57,13 @@ class MagnitudeSSIM(ImageMetric):
             self.unavailable = "ssim is left out: it needs scikit-image (pip install 'posterior-sampling[mri]')"
 
     def forward(self, x: Tensor, truth: Tensor | None, measurement: Measurement) -> Tensor:
-        from skimage.metrics import structural_similarity
-
         assert truth is not None
-        pairs = zip(magnitude(x).cpu().numpy(), magnitude(truth).cpu().numpy(), strict=True)
-        return torch.tensor([float(structural_similarity(t, f, data_range=t.max())) for f, t in pairs])
+        values = waits.on_host("metric on the host", _similarities, magnitude(x), magnitude(truth))
+        return waits.to_device("metric on the host", values, x)
+
+
+def _similarities(found: Tensor, wanted: Tensor) -> Tensor:
+    from skimage.metrics import structural_similarity
+
+    pairs = zip(found.numpy(), wanted.numpy(), strict=True)
+    return torch.tensor([float(structural_similarity(t, f, data_range=t.max())) for f, t in pairs])

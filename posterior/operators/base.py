@@ -12,6 +12,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from posterior import waits
+
 
 class Operator(ABC):
     """A realised measurement map for images of one shape; it knows no noise.
@@ -58,7 +60,8 @@ class Operator(ABC):
 
     def _map(self, names: Sequence[str], function) -> Self:  # type: ignore[no-untyped-def]
         other = copy.copy(self)
-        other.__dict__.pop("_kept_basis", None)  # it belongs to the old rows, device and dtype
+        for kept in ("_kept_basis", "_kept_bound"):  # they belong to the old rows, device and dtype
+            other.__dict__.pop(kept, None)
         for name in names:
             setattr(other, name, function(getattr(self, name)))
         return other
@@ -107,8 +110,10 @@ class LinearOperator(Operator):
         """
         if self.per_image:
             raise NotImplementedError(f"{type(self).__name__}.norm_bound: needed for operators that differ by image")
-        margin = 1.01 if type(self).norm is LinearOperator.norm else 1.0
-        return margin * float(self.norm())
+        if "_kept_bound" not in self.__dict__:
+            margin = 1.01 if type(self).norm is LinearOperator.norm else 1.0
+            self.__dict__["_kept_bound"] = margin * waits.fetch("operator norm", self.norm())
+        return self.__dict__["_kept_bound"]
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         return self.adjoint(v)
@@ -131,7 +136,8 @@ class LinearOperator(Operator):
             max_steps: of conjugate gradients, at most.
         """
         if "_kept_basis" not in self.__dict__:
-            self.__dict__["_kept_basis"] = self.diagonal()
+            with waits.inside("operator basis"):
+                self.__dict__["_kept_basis"] = self.diagonal()
         basis: Diagonal | None = self.__dict__["_kept_basis"]
         if basis is not None:
             return basis.synthesise(basis.analyse(b) / (basis.gains + shift))
@@ -182,7 +188,7 @@ class MaskedOrthonormal(LinearOperator):
         return self.mask.flatten(1).sum(dim=1) * (shape.numel() // self.mask[0].numel())
 
     def norm(self) -> Tensor:
-        return self.mask.amax(dim=(1, 2, 3)).cpu().double()
+        return waits.on_host("operator norm", Tensor.double, self.mask.amax(dim=(1, 2, 3)))
 
     def norm_bound(self) -> float:
         return 1.0
@@ -239,7 +245,11 @@ def power_iteration_norm(operator: LinearOperator, num_steps: int = 200, toleran
     An image's estimate converges from below and is final once a step changes it by less than ``tolerance`` (relative),
     so that it does not depend on the other images.
     """
-    operator = operator.to("cpu").to(torch.float64)
+    return waits.on_host("operator norm", lambda host: _iterated_norm(host, num_steps, tolerance), operator)
+
+
+def _iterated_norm(operator: LinearOperator, num_steps: int, tolerance: float) -> Tensor:
+    operator = operator.to(torch.float64)
     rows = max((len(getattr(operator, name)) for name in operator.per_image), default=1)
     start = torch.randn(1, *operator.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x, norms, done = start.expand(rows, -1, -1, -1), torch.zeros(rows), torch.zeros(rows, dtype=torch.bool)

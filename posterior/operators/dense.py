@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.operators.base import Diagonal, LinearOperator
 
 
@@ -42,7 +43,7 @@ class Dense(LinearOperator):
         return (v.flatten(1) @ self.matrix).view(-1, *self.image_shape)
 
     def norm(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.matrix.cpu().double(), 2)
+        return waits.on_host("operator norm", _spectral_norm, self.matrix)
 
     def diagonal(self) -> Diagonal | None:
         if self.matrix.shape[1] > 4096:  # a d x d decomposition costs more than it saves: conjugate gradients
@@ -55,3 +56,7 @@ class Dense(LinearOperator):
 
         gains = values.clamp_min(0).to(self.matrix).view(1, *self.image_shape)
         return Diagonal(gains, lambda x: turn(x, basis), lambda c: turn(c, basis.mT))
+
+
+def _spectral_norm(matrix: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(matrix.double(), 2)

@@ -10,6 +10,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checks import MOST_KERNEL, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
@@ -41,8 +42,7 @@ class Separable(LinearOperator):
         return self.row_matrix.mT @ (v @ self.column_matrix)
 
     def norm(self) -> Tensor:
-        rows, columns = self.row_matrix.cpu().double(), self.column_matrix.cpu().double()
-        return torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
+        return waits.on_host("operator norm", _product_norm, self.row_matrix, self.column_matrix)
 
     def diagonal(self) -> Diagonal:
         parts = [torch.linalg.eigh(m.mT.double() @ m.double()) for m in (self.row_matrix, self.column_matrix)]
@@ -50,6 +50,10 @@ class Separable(LinearOperator):
         gains = (row_gains[:, None] * column_gains).clamp_min(0).to(self.row_matrix)
         rows, columns = rows.to(self.row_matrix), columns.to(self.row_matrix)
         return Diagonal(gains, lambda x: rows.mT @ x @ columns, lambda c: rows @ c @ columns.mT)
+
+
+def _product_norm(rows: Tensor, columns: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(rows.double(), 2) * torch.linalg.matrix_norm(columns.double(), 2)
 
 
 def _separable(matrix_of_size, image_shape: Sequence[int]) -> Separable:  # type: ignore[no-untyped-def]

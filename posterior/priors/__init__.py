@@ -4,6 +4,7 @@ from posterior.priors.base import ClosedFormPrior, Cost, Prior
 from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.gaussian import GaussianFieldPrior
 from posterior.priors.mixture import GaussianMixturePrior
+from posterior.priors.network import NetworkPrior
 from posterior.priors.noise_schedule import CosineBetas, LinearBetas, NoiseSchedule, respaced_timesteps
 from posterior.priors.perturbed import PerturbedPrior, ScoreError, ShellError
 from posterior.priors.ring import RingPrior
@@ -18,6 +19,7 @@ __all__ = [
     "GaussianFieldPrior",
     "GaussianMixturePrior",
     "LinearBetas",
+    "NetworkPrior",
     "NoiseSchedule",
     "PerturbedPrior",
     "Prior",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from posterior import waits
 from posterior.errors import UserError
 
 
@@ -104,7 +105,9 @@ class Prior(nn.Module, ABC):
         Raises:
             UserError: if sigma lies outside [sigma_min, sigma_max].
         """
-        lowest, highest = (float(sigma.min()), float(sigma.max())) if isinstance(sigma, Tensor) else (sigma, sigma)
+        lowest = highest = sigma
+        if isinstance(sigma, Tensor):
+            lowest, highest = waits.fetch("range of sigma", torch.stack(sigma.aminmax()))
         slack = 1e-6  # a float32 level read off the grid's end
         if not (lowest >= self.sigma_min * (1 - slack) and highest <= self.sigma_max * (1 + slack)):
             told = f"{lowest:.6g}" if lowest == highest else f"{lowest:.6g} to {highest:.6g}"
@@ -171,7 +174,7 @@ class Prior(nn.Module, ABC):
         """A digest of parameters and buffers, to tell whether a run is resumed with the same prior."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in self.state_dict().items():
-            digest.update(f"{name} {tuple(value.shape)} {value.cpu().double().sum().item():.9g};".encode())
+            digest.update(f"{name} {tuple(value.shape)} {waits.on_host('fingerprint', _sum, value):.9g};".encode())
         return digest.hexdigest()
 
     def _counted(self, output: Tensor) -> Tensor:
@@ -186,6 +189,11 @@ class Prior(nn.Module, ABC):
     def _checked(self, x: Tensor, sigma: float | Tensor) -> float | Tensor:
         self.check_range(sigma)
         return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
+
+
+def _sum(value: Tensor) -> float:
+    """In the order of the indices, whatever the memory format."""
+    return value.contiguous().double().sum().item()
 
 
 class ClosedFormPrior(Prior):

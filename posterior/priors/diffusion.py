@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from posterior.checkpoint import load_checkpoint
+from posterior import waits
 from posterior.errors import UserError
-from posterior.priors.base import Prior
+from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
 from posterior.priors.noise_schedule import LinearBetas, NoiseSchedule
 
 
-class DiffusionPrior(Prior):
+class DiffusionPrior(NetworkPrior):
     """A frozen variance-preserving network in sigma units (`method.md`, section 1).
 
     The network sees z = x / sqrt(1 + sigma^2) and the (fractional) timestep t with sigma_t = sigma. If its output has
@@ -29,6 +29,7 @@ class DiffusionPrior(Prior):
         prediction: what the network predicts: the noise n, x0, or v = (n - sigma x0) / sqrt(1 + sigma^2) (Salimans and
             Ho, ICLR 2022; the preconditioning of Karras et al., NeurIPS 2022, for data of unit variance).
         checkpoint: state dict to load strictly; None leaves the network as it is.
+        compile, memory_format: see `NetworkPrior`.
 
     Raises:
         UserError: if the checkpoint does not fit; on evaluation outside the schedule's range of sigma.
@@ -40,25 +41,21 @@ class DiffusionPrior(Prior):
         noise_schedule: NoiseSchedule | None = None,
         prediction: Literal["epsilon", "x0", "v"] = "epsilon",
         checkpoint: Path | None = None,
+        compile: Compile | None = None,
+        memory_format: MemoryFormat = "contiguous",
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, checkpoint, compile, memory_format)
         self.noise_schedule = noise_schedule or LinearBetas()
         self.prediction = prediction
         self.sigma_min, self.sigma_max = map(float, self.noise_schedule.sigmas[[0, -1]])
-        if checkpoint is not None:
-            load_checkpoint(network, Path(checkpoint))
-        self.ask(network)
-        self.requires_grad_(False).eval()
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
         if isinstance(sigma, Tensor):
-            levels = sigma.flatten().cpu().numpy().astype(np.float64)
-            timesteps = torch.from_numpy(self.noise_schedule.timestep(levels).astype(np.float32)).to(x.device)
+            found = waits.on_host("timesteps", self._timesteps, sigma.flatten())
+            timesteps = waits.to_device("timesteps", found, x)
         else:  # no copy to the device, which would wait for it
             timesteps = torch.full((len(x),), float(self.noise_schedule.timestep(sigma)), device=x.device)
-        with self.autocast(x):
-            output = self.network(x / (1 + sigma**2) ** 0.5, timesteps).to(x.dtype)
+        output = self.call_network(x / (1 + sigma**2) ** 0.5, timesteps)
         channels = x.shape[1]
         mean = output[:, :channels]
         if self.prediction == "v":
@@ -67,6 +64,9 @@ class DiffusionPrior(Prior):
             denoised = x - sigma * mean if self.prediction == "epsilon" else mean
         fraction = (output[:, channels:] + 1) / 2 if output.shape[1] == 2 * channels else None
         return denoised, fraction
+
+    def _timesteps(self, sigma: Tensor) -> Tensor:
+        return torch.from_numpy(self.noise_schedule.timestep(sigma.numpy().astype(np.float64)).astype(np.float32))
 
     def fingerprint(self) -> str:
         settings = f"{super().fingerprint()} {self.prediction} {self.noise_schedule!r}"

@@ -12,6 +12,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checks import LARGEST, MOST_CHANNELS, MOST_SIDE, SMALLEST, length, real, whole
 from posterior.errors import UserError
 from posterior.images import list_images, load_image
@@ -157,7 +158,7 @@ class GaussianFieldPrior(ClosedFormPrior):
                 a * (radius2 + c**2) ** (-e / 2) + self.floor**2
                 for a, e, c in zip(self.amplitude, self.exponent, self.cutoff, strict=True)
             ]
-            self._cached[key] = torch.stack(rows).to(self.mean)
+            self._cached[key] = waits.to_device("spectrum", torch.stack(rows), self.mean)
         return self._cached[key]
 
     @property
@@ -165,7 +166,7 @@ class GaussianFieldPrior(ClosedFormPrior):
         """Orthonormal rows that turn colours into components, (C, C), in the prior's dtype, on its device."""
         key = (self.mean.device, self.mean.dtype)
         if key not in self._cached:
-            self._cached[key] = self._basis.to(self.mean)
+            self._cached[key] = waits.to_device("spectrum", self._basis, self.mean)
         return self._cached[key]
 
     def filter(self, x: Tensor, gain: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checkpoint import check_values
 from posterior.checks import MOST_STEPS, real, whole
 from posterior.errors import UserError
@@ -168,8 +169,8 @@ class GaussianMixturePrior(ClosedFormPrior):
     def transform(self, component: Tensor, noise: Tensor) -> Tensor:
         """Samples (N, C, H, W) of components (N,) from standard normal numbers (N, d): m_k + S_k^(1/2) n."""
         out = torch.empty_like(noise)
-        for k in component.unique().tolist():
-            rows, directions = component == k, self.directions[k]
+        for k, rows in rows_of_components(component, len(self.weights)):
+            directions = self.directions[k]
             scale = self.variances[k].sqrt() - self.rest[k].sqrt()
             n = noise[rows]
             out[rows] = (n @ directions * scale) @ directions.mT + self.rest[k].sqrt() * n
@@ -259,6 +260,13 @@ class GaussianMixturePrior(ClosedFormPrior):
             mixture = cls(weights, torch.stack(means), basis[..., :rank], torch.stack(variances), torch.stack(rest))
         assert mixture is not None
         return mixture
+
+
+def rows_of_components(component: Tensor, count: int) -> list[tuple[int, Tensor]]:
+    """Which rows (n,) belong to each component, of component numbers (N,) below ``count``; without the empty ones."""
+    sizes = (component[:, None] == torch.arange(count, device=component.device)).sum(dim=0)
+    rows = component.argsort(stable=True).split(waits.fetch("mixture components", sizes))
+    return [(k, part) for k, part in enumerate(rows) if len(part)]
 
 
 def _leading(rows: Tensor, basis: Tensor, num_passes: int) -> tuple[Tensor, Tensor]:

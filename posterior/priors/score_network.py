@@ -9,12 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from posterior.checkpoint import load_checkpoint
 from posterior.checks import real
-from posterior.priors.base import Prior
+from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
 
 
-class ScoreNetworkPrior(Prior):
+class ScoreNetworkPrior(NetworkPrior):
     """A frozen network of the variance-exploding kind, called as network(x, sigma), x (B, C, H, W), sigma (B,).
 
     Channels are the network's: two for complex images (Jalal et al., NeurIPS 2021; Song et al., ICLR 2022). A network
@@ -25,6 +24,7 @@ class ScoreNetworkPrior(Prior):
         sigma_min, sigma_max: noise levels that it was trained on, 0 < sigma_min < sigma_max.
         output: what it gives: ``score``; ``noise``, that is -sigma times the score; or ``denoised``.
         checkpoint: state dict to load strictly; None leaves the network as it is.
+        compile, memory_format: see `NetworkPrior`.
 
     Raises:
         UserError: if the levels are not in order or the checkpoint does not fit; on evaluation outside them.
@@ -37,21 +37,18 @@ class ScoreNetworkPrior(Prior):
         sigma_max: float,
         output: Literal["score", "noise", "denoised"] = "score",
         checkpoint: Path | None = None,
+        compile: Compile | None = None,
+        memory_format: MemoryFormat = "contiguous",
     ) -> None:
-        super().__init__()
         real("ScoreNetworkPrior", "sigma_min", sigma_min, above=0)
         real("ScoreNetworkPrior", "sigma_max", sigma_max, above=sigma_min)
-        self.network, self.output = network, output
+        super().__init__(network, checkpoint, compile, memory_format)
+        self.output = output
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        if checkpoint is not None:
-            load_checkpoint(network, Path(checkpoint))
-        self.ask(network)
-        self.requires_grad_(False).eval()
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
         levels = sigma.flatten() if isinstance(sigma, Tensor) else torch.full((len(x),), sigma, device=x.device)
-        with self.autocast(x):
-            found = self.network(x, levels).to(x.dtype)
+        found = self.call_network(x, levels)
         if self.output == "denoised":
             return found, None
         return x + (sigma**2 * found if self.output == "score" else -sigma * found), None

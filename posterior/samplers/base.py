@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.errors import Diverged
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
@@ -68,7 +69,7 @@ def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:
 
 def not_finite(x: Tensor, rng: Streams, stage: str) -> dict[str, str]:
     """Images with a chain that is not finite: id -> one line that says which chain, where, and what to try."""
-    finite = torch.isfinite(x.flatten(1)).all(dim=1).tolist()
+    finite = waits.fetch("finite?", torch.isfinite(x.flatten(1)).all(dim=1))
     reasons: dict[str, str] = {}
     for (image_id, sample), good in zip(rng.rows, finite, strict=True):
         if not good:

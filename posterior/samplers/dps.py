@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checks import MOST_SAMPLES, real, whole
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
@@ -33,7 +34,10 @@ class ConditionedDiffusion(Sampler):
 
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         name = type(self).__name__
-        squared_norm = measurement.linear_operator(name).norm() ** 2 if self.projects else None  # () or (R,)
+        squared_norm = None  # () or (R,)
+        if self.projects:
+            norm = measurement.linear_operator(name).norm()
+            squared_norm = waits.to_device("operator norm", norm**2, measurement.y)
         sigmas = self.schedule.sigmas()
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):

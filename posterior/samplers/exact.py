@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checks import MOST_STEPS, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
@@ -61,7 +62,7 @@ class ExactGaussian(Sampler):
         constant = prior.mean[:, None, None].expand(len(measurement.y), *measurement.image_shape)
         innovation = measurement.y - measurement.operator.forward(constant)
         mean = constant + self._correction(prior, measurement, innovation, observe)
-        if not torch.isfinite(mean).all():
+        if not waits.fetch("finite?", torch.isfinite(mean).all()):
             raise UserError("ExactGaussian: the posterior mean is not finite; is the measurement?")
         return mean
 
@@ -96,7 +97,7 @@ class ExactGaussian(Sampler):
             rho = torch.where(active, rho_next, rho)
             active = active & (inner(residual, residual) ** 0.5 > target)
             observe("exact solve", step, self.max_steps, x)
-            if (step % 10 == 0 or step == self.max_steps) and not active.any():
+            if (step % 10 == 0 or step == self.max_steps) and not waits.fetch("converged?", active.any()):
                 return x
         raise UserError(f"ExactGaussian: no convergence to {self.tolerance:g} in {self.max_steps} steps")
 
@@ -112,12 +113,13 @@ def _radial_gain(measurement: Measurement, num_bins: int = 64) -> Tensor:
     operator = measurement.linear_operator("ExactGaussian")
     channels, height, width = measurement.image_shape
     y = measurement.y
-    probe = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(0)).to(y)
-    probe = probe.expand(len(y), -1, -1, -1)
+    probe = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(0))
+    probe = waits.to_device("probe image", probe, y).expand(len(y), -1, -1, -1)
     before = torch.fft.rfft2(probe)
     after = torch.fft.rfft2(operator.adjoint(operator.forward(probe)))
     radius = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
-    bins = (radius / radius.max() * (num_bins - 1)).round().long().flatten().to(y.device)
+    bins = (radius / radius.max() * (num_bins - 1)).round().long().flatten()
+    bins = waits.to_device("probe image", bins, y)
 
     member = torch.nn.functional.one_hot(bins, num_bins).to(y)  # a product, as index_add on a GPU does not repeat
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.operators import matrix_of
 from posterior.priors.base import Prior
-from posterior.priors.mixture import GaussianMixturePrior
+from posterior.priors.mixture import GaussianMixturePrior, rows_of_components
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, unobserved
 
@@ -41,17 +42,21 @@ class MixturePosterior:
         if len(measurement.y) != 1:
             raise UserError(f"MixturePosterior: takes the measurement of one image, got {len(measurement.y)}")
         self.prior, self.sigma_y = prior, sigma_y
-        self.measured = operator.restrict(torch.ones_like(measurement.y)).flatten() != 0
+        measured = operator.restrict(torch.ones_like(measurement.y)).flatten() != 0
+        entries = torch.tensor([n for n, seen in enumerate(waits.fetch("measured entries", measured)) if seen])
+        self.measured = waits.to_device("measured entries", entries, measurement.y)  # (m,)
+        self.num_entries = len(measured)
         self.matrix = matrix_of(operator, measurement.y.device)[self.measured]  # A, (m, d)
         self.y = measurement.y.flatten()[self.measured].double()
         gram = self.matrix @ self.matrix.mT
-        noise = sigma_y**2 * torch.eye(len(self.y)).to(gram)
+        noise = sigma_y**2 * torch.eye(len(self.y), dtype=gram.dtype, device=gram.device)
         self.factors = []  # Cholesky factors of G_k
         log_weights, means = [], []
         for k, mean in enumerate(prior.means.flatten(1).double()):
             seen = self.matrix @ prior.directions[k].double()
             excess = (prior.variances[k] - prior.rest[k]).double()
-            factor = torch.linalg.cholesky((seen * excess) @ seen.mT + prior.rest[k].double() * gram + noise)
+            with waits.inside("factorisation"):
+                factor = torch.linalg.cholesky((seen * excess) @ seen.mT + prior.rest[k].double() * gram + noise)
             self.factors.append(factor)
             residual = self.y - self.matrix @ mean
             whitened = torch.linalg.solve_triangular(factor, residual[:, None], upper=False).square().sum()
@@ -78,7 +83,8 @@ class MixturePosterior:
 
     def covariance(self, component: int) -> Tensor:
         """Of one component, (d, d) float64; for small d."""
-        prior = self.prior.times_covariance(component, torch.eye(self.matrix.shape[1]).to(self.matrix))
+        identity = torch.eye(self.matrix.shape[1], dtype=self.matrix.dtype, device=self.matrix.device)
+        prior = self.prior.times_covariance(component, identity)
         return prior - self._pulled(component, (prior @ self.matrix.mT))
 
     def transform(self, component: Tensor, noise: Tensor, measured_noise: Tensor) -> Tensor:
@@ -92,15 +98,14 @@ class MixturePosterior:
         like = self.prior.means
         x = self.prior.transform(component, noise.to(like)).flatten(1).double()
         simulated = x @ self.matrix.mT - self.sigma_y * measured_noise[:, self.measured].double()
-        for k in component.unique().tolist():
-            rows = component == k
+        for k, rows in rows_of_components(component, len(self.weights)):
             x[rows] += self._pulled(k, self.y - simulated[rows])
         return x.to(like).view(-1, *like.shape[1:])
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Exact samples (count, C, H, W), in the prior's dtype."""
         component = torch.multinomial(self.weights.to(generator.device), count, replacement=True, generator=generator)
-        sizes = (self.matrix.shape[1], len(self.measured))
+        sizes = (self.matrix.shape[1], self.num_entries)
         noises = [torch.randn(count, n, generator=generator, device=generator.device) for n in sizes]
         return self.transform(*(value.to(self.y.device) for value in (component, *noises)))
 
@@ -131,7 +136,7 @@ class ExactMixture(Sampler):
             rows_of.setdefault(image_id, []).append(row)
         samples = torch.empty(len(rng), *measurement.image_shape, device=noise.device)
         for done, chains in enumerate(rows_of.values(), start=1):
-            rows = torch.tensor(chains, device=noise.device)
+            rows = waits.to_device("rows of an image", torch.tensor(chains), noise)
             posterior = MixturePosterior(prior, measurement.rows(rows[:1]))
             component = torch.searchsorted(posterior.weights.cumsum(dim=0), place[rows, 0].double())
             component = component.clamp_max(len(posterior.weights) - 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.checks import MOST_SIDE, MOST_STEPS, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
@@ -54,12 +55,13 @@ class Lasso(Sampler):
         norm = operator.norm_bound()
         limit = self.threshold * measurement.gaussian_sigma("Lasso") / norm  # of a coefficient, a step
         x = z = measurement.y.new_zeros(len(measurement.y), *measurement.image_shape)
+        wavelets = self._wavelets(x)
         momentum = 1.0
         for step in range(1, self.num_steps + 1):
             moved = z + operator.adjoint(measurement.y - operator.forward(z)) / norm**2
-            coefficients, coarse = self._analyse(moved)
+            coefficients, coarse = self._analyse(moved, wavelets)
             shrunk = torch.where(coarse, coefficients, torch.nn.functional.softshrink(coefficients, limit))
-            before, x = x, self._synthesise(shrunk)
+            before, x = x, self._synthesise(shrunk, wavelets)
             momentum_before, momentum = momentum, (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             z = x + (momentum_before - 1) / momentum * (x - before)
             observe("lasso", step, self.num_steps, x)
@@ -75,22 +77,28 @@ class Lasso(Sampler):
             height, width = height // 2, width // 2
         return sides
 
-    def _analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _wavelets(self, x: Tensor) -> dict[int, Tensor]:
+        """`wavelet_matrix` of every side, where x is: before the steps, each of which would wait for the copies."""
+        needed = {side for sides in self._sides(*x.shape[-2:]) for side in sides}
+        return {side: waits.to_device("wavelets", wavelet_matrix(self.wavelet, side), x) for side in sorted(needed)}
+
+    def _analyse(self, x: Tensor, wavelets: dict[int, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """W x, (R, C, H, W), and where the coarsest averages are, (H, W)."""
+        wavelets = wavelets or self._wavelets(x)
         coefficients, sides = x.clone(), self._sides(*x.shape[-2:])
         for height, width in sides:
-            rows, columns = (wavelet_matrix(self.wavelet, side).to(x) for side in (height, width))
-            coefficients[..., :height, :width] = rows @ coefficients[..., :height, :width] @ columns.T
+            block = coefficients[..., :height, :width]
+            coefficients[..., :height, :width] = wavelets[height] @ block @ wavelets[width].T
         coarse = torch.zeros(x.shape[-2:], dtype=torch.bool, device=x.device)
         if sides:
             coarse[: sides[-1][0] // 2, : sides[-1][1] // 2] = True
         return coefficients, coarse
 
-    def _synthesise(self, coefficients: Tensor) -> Tensor:
+    def _synthesise(self, coefficients: Tensor, wavelets: dict[int, Tensor] | None = None) -> Tensor:
+        wavelets = wavelets or self._wavelets(coefficients)
         x = coefficients.clone()
         for height, width in reversed(self._sides(*x.shape[-2:])):
-            rows, columns = (wavelet_matrix(self.wavelet, side).to(x) for side in (height, width))
-            x[..., :height, :width] = rows.T @ x[..., :height, :width] @ columns
+            x[..., :height, :width] = wavelets[height].T @ x[..., :height, :width] @ wavelets[width]
         return x
 
 

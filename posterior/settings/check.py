@@ -113,13 +113,12 @@ class Conformer:
         return plain(_parsed(value, key))
 
     def _one_of(self, value: Any, hints: tuple[Any, ...], key: str) -> Any:
-        """The first type that takes the value; text is tried last, as everything on a command line is text."""
+        """The first type that takes the value; text comes last, as everything on a command line is text."""
         wanted: list[str] = []
         if value is None and types.NoneType not in hints:
             raise Mismatch(" or ".join(dict.fromkeys(words(hint) for hint in hints)))
         looks_like_class = isinstance(value, dict) or (isinstance(value, str) and "." in value)
-        order = sorted(hints, key=lambda hint: (hint is str, hint is Path))
-        for hint in order:
+        for hint in sorted(hints, key=_rank):
             if isinstance(hint, type) and hint not in SCALARS and hint not in (*LISTS, *MAPPINGS, types.NoneType):
                 if not looks_like_class and str in hints:
                     continue
@@ -209,6 +208,13 @@ def conformed(settings: dict[str, Any], parts: dict[str, Any], allow_local: bool
         elif inspect.isclass(part) and inspect.isabstract(part):
             raise UserError(f"{name} is missing: {words(part)} is needed{_choices(part)}")
     return found
+
+
+def _rank(hint: Any) -> int:
+    """Order in which the types of a union are tried: what a word can only be if it is meant comes first."""
+    if hint in (str, Path):
+        return 2
+    return 0 if hint in SCALARS or hint in (None, types.NoneType) or typing.get_origin(hint) is typing.Literal else 1
 
 
 def plain(value: Any) -> Any:

@@ -14,6 +14,8 @@ from benchmarks.fuzz_bases import bases, pictures
 from benchmarks.fuzz_cases import intact_png
 from benchmarks.mutations import settings
 
+pytestmark = pytest.mark.xdist_group("fuzz")  # they share what is costly to make
+
 COUNTS = {"configs": 220, "files": 150, "matrices": 20}
 SEED = 0
 

@@ -82,6 +82,23 @@ def test_cells_are_laid_over_one_another_in_order(small):
     assert {cell.config["data"]["init_args"]["limit"] for cell in smoke} == {1}
 
 
+def test_a_sampler_may_run_on_some_tasks_only(small):
+    content = yaml.safe_load(small.read_text())
+    content["samplers"]["slow"]["only"] = ["sr"]
+    small.write_text(yaml.safe_dump(content))
+    found = [(cell.task, cell.sampler) for cell in cells(read_matrix(small, smoke=True))]
+    assert found == [("inpainting", "exact"), ("inpainting", "fast"), ("sr", "exact"), ("sr", "fast"), ("sr", "slow")]
+    for wrong, told in (
+        (["blur"], "there is no task blur"),
+        ("sr", "only must be a list of tasks"),
+        ([], "only must be"),
+    ):
+        content["samplers"]["slow"]["only"] = wrong
+        small.write_text(yaml.safe_dump(content))
+        with pytest.raises(UserError, match=told):
+            list(cells(read_matrix(small, smoke=True)))
+
+
 def test_what_is_laid_over_another_class_keeps_nothing_of_it():
     below = {"class_path": "A", "init_args": {"x": 1, "y": 2}}
     assert overlaid(below, {"init_args": {"x": 3}}) == {"class_path": "A", "init_args": {"x": 3, "y": 2}}

@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks.mri import mri
 
+pytestmark = pytest.mark.xdist_group("mri")  # they share what is costly to make
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):

@@ -2,14 +2,40 @@ import numpy as np
 import torch
 from PIL import Image
 
-from posterior.callbacks.pictures import STD_RANGE, make_grid, picture_names, save_png, std_picture
+from posterior.callbacks.pictures import (
+    STD_RANGE,
+    STD_TICKS,
+    make_grid,
+    picture_names,
+    save_png,
+    std_colours,
+    std_picture,
+)
 
 
 def test_std_pictures_rise_with_the_std():
-    std = torch.linspace(0, 2 * STD_RANGE, 9).expand(3, 1, 9)
-    brightness = std_picture(std).astype(int).sum(axis=-1)[0]
+    levels = np.linspace(0, 2, 9) * STD_RANGE
+    brightness = [std_picture(torch.full((3, 8, 8), level)).astype(int).sum(axis=-1)[0, 0] for level in levels]
     assert (np.diff(brightness[:5]) > 0).all()
     assert brightness[4] == brightness[8]  # saturated from STD_RANGE on
+
+
+def test_std_pictures_of_few_samples_are_smooth():
+    picture = std_picture(0.1 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).std(dim=0))
+    assert np.abs(picture.astype(int) - std_colours(np.array(0.1))).max() <= 40  # of 255; speckle had 120
+
+
+def test_the_grid_has_a_colour_bar_where_it_has_a_std(tmp_path):
+    for stem in ("measurement", "std"):
+        save_png(np.full((32, 32, 3), 200, np.uint8), tmp_path / "a" / f"{stem}.png")
+    sizes = {}
+    for names in (["measurement"], ["measurement", "std"]):
+        make_grid([("a\nb", tmp_path / "a")], {name: name for name in names}, tmp_path / "grid.png")
+        grid = np.asarray(Image.open(tmp_path / "grid.png"))
+        sizes[len(names)] = grid.shape
+        for level in STD_TICKS[1:-1]:
+            assert (grid == std_colours(np.array(level))).all(axis=-1).any() == (len(names) == 2)
+    assert sizes[2][0] > sizes[1][0]
 
 
 def test_the_grid_shows_every_picture_enlarged(tmp_path):
@@ -21,7 +47,8 @@ def test_the_grid_shows_every_picture_enlarged(tmp_path):
             save_png(
                 np.full((16, 16, 3), colours[row, column], np.uint8), tmp_path / "images" / image_id / f"{stem}.png"
             )
-    make_grid(tmp_path / "images", ["a", "sub/b"], columns, tmp_path / "grid.png")
+    rows = [(image_id, tmp_path / "images" / image_id) for image_id in ("a", "sub/b")]
+    make_grid(rows, columns, tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     for colour in colours.reshape(-1, 3):
         assert (grid == colour).all(axis=-1).sum() >= 128 * 128
@@ -31,7 +58,8 @@ def test_the_grid_shows_every_picture_enlarged(tmp_path):
 def test_pictures_of_another_shape_keep_theirs(tmp_path):
     for image_id, shape in [("a", (32, 32, 3)), ("b" * 60, (16, 64, 3))]:
         save_png(np.full(shape, (7, 90, 200), np.uint8), tmp_path / image_id / "measurement.png")
-    make_grid(tmp_path, ["a", "b" * 60], {"measurement": "measurement"}, tmp_path / "grid.png")
+    rows = [(image_id, tmp_path / image_id) for image_id in ("a", "b" * 60)]
+    make_grid(rows, {"measurement": "measurement"}, tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert (grid == (7, 90, 200)).all(axis=-1).sum() == 128 * 128 + 32 * 128
     assert grid.shape[1] < 400  # long ids are cut

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.problems import random_mixture
-from posterior import Measurement, Streams, UserError
+from posterior import Measurement, Streams, UserError, stream
 from posterior.metrics.distribution import sliced_wasserstein, sliced_wasserstein_floor, std_ratio
 from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import Dense, GaussianBlur, PhaseRetrieval, RandomInpainting
@@ -113,7 +113,7 @@ def test_photon_noise_has_a_step_for_each_image():
 
 def test_a_batch_changes_nothing(field):
     shape, ids = (3, 12, 12), ["a", "b", "c"]
-    streams = [Streams(0, [i])._of("operator")[0] for i in ids]
+    streams = [stream(0, i, 0, "operator") for i in ids]
     operator = RandomInpainting().realise(shape, streams)
     truth = field.sample_from(Streams(0, ids).randn("truth", shape))
     measurement = Measurement.simulate(truth, operator, GaussianNoise(0.05), Streams(0, ids).randn("noise", shape))

@@ -125,6 +125,21 @@ def test_all_types_of_our_own_classes_are_known():
                         assert hints.get(name, Any) is not Any, f"{cls}.{name}"
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("true", True),
+        ("false", False),
+        ("null", None),
+        ("CSVLogger", {"class_path": "pytorch_lightning.loggers.CSVLogger"}),
+    ],
+)
+def test_a_word_is_no_class_where_it_can_be_something_else(given, found):
+    logger = {"class_path": Given(given), "init_args": {"save_dir": "x"}} if given == "CSVLogger" else Given(given)
+    value = run(trainer={"logger": logger})["trainer"]["logger"]
+    assert value == (found if not isinstance(found, dict) else found | {"init_args": {"save_dir": "x"}})
+
+
 def test_what_is_missing_altogether():
     with pytest.raises(UserError, match=r"data is missing: a MeasuredData .* there are .*datamodules.ImageFolder"):
         conformed({"model": {"prior": PRIOR, "sampler": SAMPLER}, "output": {"dir": "y"}}, PREDICT_PARTS)

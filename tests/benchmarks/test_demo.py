@@ -1,0 +1,60 @@
+"""The demo: its runs, its table, its one picture."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from PIL import Image
+
+from benchmarks import demo as module
+from benchmarks.cells import cells, read_matrix
+from posterior import UserError
+
+pytestmark = pytest.mark.usefixtures("no_lpips_weights")
+
+
+@pytest.fixture
+def small(root, tmp_path, monkeypatch):
+    """The demo's matrix with few steps."""
+    monkeypatch.chdir(root)
+    schedules = {"kinetic": {"num_levels": 5}, "dps": {"respacing": 5}}
+    samplers = {
+        name: {"model": {"sampler": {"init_args": {"schedule": {"init_args": few}}}}} for name, few in schedules.items()
+    }
+    warm = {"schedule": {"init_args": {"num_levels": 3}}}
+    samplers["kinetic"]["model"]["sampler"]["init_args"]["warm_start"] = {"init_args": warm}
+    path = tmp_path / "demo.yaml"
+    shared = {"trainer": {"accelerator": "cpu"}}
+    path.write_text(yaml.safe_dump({"from": str(root / module.CONFIG), "shared": shared, "samplers": samplers}))
+    monkeypatch.setattr(module, "CONFIG", path)
+
+
+def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
+    module.demo(tmp_path / "out", limit=2, faces=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"grid: {tmp_path / 'out' / 'grid.png'}"
+    table = lines[lines.index("2 held-out faces, means ± standard errors over them:") :]
+    assert len(table) <= 10
+    assert [line.split("|")[2].strip() for line in table[3:7]] == ["kinetic Langevin", "DPS", *["kinetic Langevin"] * 2]
+    with Image.open(tmp_path / "out" / "grid.png") as picture:
+        assert picture.width > 8 * 96  # measurement, four samples, mean, std, truth
+        assert picture.height > 4 * 96
+    module.demo(tmp_path / "out", limit=2, faces=1)
+    assert capsys.readouterr().err.count("finished already") == 4
+
+
+def test_the_demo_shows_the_recommended_sampler_on_every_task(root, monkeypatch):
+    monkeypatch.chdir(root)
+    found = [(cell.task, cell.sampler) for cell in cells(read_matrix(module.CONFIG, smoke=False))]
+    assert found == [
+        ("super_resolution", "kinetic"),
+        ("super_resolution", "dps"),
+        ("random_inpainting", "kinetic"),
+        ("gaussian_deblurring", "kinetic"),
+    ]
+
+
+def test_elsewhere_the_demo_says_where_to_start_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="start it in the folder of the repository"):
+        module.demo()
