@@ -16,6 +16,7 @@ runs the benchmarks too.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import functools
 import json
 import logging
@@ -27,7 +28,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,19 +63,30 @@ from posterior.settings import (
     code_digests,
     conformed,
     file_digests,
-    load_yaml,
     named_classes,
     read_command_line,
+    read_yaml,
 )
 from posterior.training import DenoisingTraining
 
-CHANGEABLE = {"limit", "batch_size", "num_workers", "checkpoint_activations"}
-"""Settings that change no result of `predict`, so that a run may be resumed with other ones."""
-CHANGEABLE_IN_TRAINING = {
-    *("learning_rate", "warmup_steps", "cooldown_steps", "ema_decay"),
-    *("checkpoint", "batch_size", "num_workers", "cache"),
-}
-"""Settings that a training run may be resumed with other ones of; they count from then on."""
+CHANGEABLE = (
+    *("data.init_args.limit", "data.init_args.batch_size", "data.init_args.num_workers"),
+    *("model.prior.*.checkpoint_activations", "model.prior.init_args.compile", "model.prior.init_args.memory_format"),
+)
+"""Settings (patterns) that change no result of `predict`, so that a run may be resumed with other ones."""
+CHANGEABLE_IN_TRAINING = (
+    *("model.learning_rate", "model.warmup_steps", "model.cooldown_steps", "model.ema_decay"),
+    *("model.prior.init_args.checkpoint", "model.prior.*.checkpoint_activations"),
+    *("data.batch_size", "data.num_workers", "data.training.init_args.cache", "data.validation.init_args.cache"),
+)
+"""Settings (patterns) that a training run may be resumed with other ones of; they count from then on."""
+
+
+def changes_nothing(key: str, changeable: Sequence[str] = CHANGEABLE) -> bool:
+    """Whether a setting, by its whole dotted key, may differ between two starts of a run."""
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in changeable)
+
+
 MOST_NODES = 10_000
 """Machines of a run; it waits for all of them."""
 FORMAT = 2
@@ -88,12 +100,16 @@ class KeepConfig(SaveConfigCallback):
     version, the prior's fingerprint.
     """
 
-    changeable: ClassVar[set[str]] = CHANGEABLE
+    command: ClassVar[str] = "predict"
+    changeable: ClassVar[Sequence[str]] = CHANGEABLE
+    locks: ClassVar[list[FolderLock]] = []
+    """Of this process; `run` leaves them when all is written."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.folder = Path(self.config.output.dir)
         self.lock = FolderLock(self.folder)
+        self.locks.append(self.lock)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         problem = None
@@ -102,10 +118,10 @@ class KeepConfig(SaveConfigCallback):
                 with explained(self.folder):
                     self.lock.take()
                     problem = self.keep(trainer, pl_module)
-            except UserError as error:
-                problem = str(error)
             except OSError as error:
                 problem = f"cannot write to output.dir: {error}"
+            except Exception as error:  # the other ranks wait to hear of it
+                problem = in_words(error)
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise UserError(problem)
@@ -117,15 +133,9 @@ class KeepConfig(SaveConfigCallback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.lock.leave()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.lock.leave()
-
     def has_started(self) -> bool:
-        """Whether the folder holds something that a resumed run would go on from."""
-        return Journal(self.folder / "journal").holds_anything()
+        """Whether the folder holds something that a resumed run, of either command, would go on from."""
+        return (self.folder / TrainingWriter.CHECKPOINT).exists() or Journal(self.folder / "journal").holds_anything()
 
     def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         """Write the files; or one line that says why this run does not belong into its folder."""
@@ -139,14 +149,28 @@ class KeepConfig(SaveConfigCallback):
                         f"{self.folder} holds results, but not the {one.name} that says of what: choose another "
                         "output.dir, or delete it"
                     )
-            before = json.loads(record.read_text(encoding="utf-8"))
-            found = self._difference(load_yaml(path.read_text(encoding="utf-8"), str(path)), settings)
-            if found := found or self._changed(before, now):
+            found = self._mismatch(path, settings, record, now)
+            if found:
                 return f"{found}: choose another output.dir, or delete it"
-            now["code"] = before["code"] | now["code"]
-        write_whole(path, text.encode())
+        elif path.exists() and not record.exists():
+            return f"{path} is there, but no run that it belongs to: choose another output.dir, or move the file away"
         write_whole(record, (json.dumps(now, indent=2) + "\n").encode())
+        write_whole(path, text.encode())
         return None
+
+    def _mismatch(self, path: Path, settings: dict[str, Any], record: Path, now: dict[str, Any]) -> str | None:
+        """Why what is there is not this run, if it is not; what was noted of its code is taken over."""
+        try:
+            before, old = json.loads(record.read_text(encoding="utf-8")), read_yaml(path)
+            if before["command"] != now["command"]:
+                return f"{self.folder} holds a run of {before['command']}, this is {now['command']}"
+            found = self._difference(old, settings) or self._changed(before, now)
+            now["code"] = before["code"] | now["code"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            return f"{record} or {path.name} beside it is damaged"
+        return found
 
     def record(self, settings: dict[str, Any], trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What decides results beside the settings."""
@@ -155,8 +179,9 @@ class KeepConfig(SaveConfigCallback):
             for part, folders in self.folders(trainer).items()
             for part, digests in file_digests(settings[part], part, folders).items()
         }
-        files = {key: digest for key, digest in counted.items() if key.rpartition(".")[2] not in self.changeable}
+        files = {key: digest for key, digest in counted.items() if not changes_nothing(key, self.changeable)}
         return {
+            "command": self.command,
             "format": FORMAT,
             "version": posterior.__version__,
             "random": random.VERSION,
@@ -166,7 +191,7 @@ class KeepConfig(SaveConfigCallback):
 
     def folders(self, trainer: pl.Trainer) -> dict[str, Folders]:
         """How a folder that a part's settings name is known."""
-        return {"model": Folders.CONTENT, "data": Folders.NAMES}
+        return {"model": Folders.ALL, "data": Folders.NAMES}
 
     def _difference(self, old: dict[str, Any], new: dict[str, Any]) -> str | None:
         before, now = dict(self._settings(old)), dict(self._settings(new))
@@ -192,7 +217,7 @@ class KeepConfig(SaveConfigCallback):
     def _settings(self, config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """The leaves of a configuration that decide results."""
         for key, value in [*_leaves(config["model"], "model"), *_leaves(config["data"], "data")]:
-            if key.rpartition(".")[2] not in self.changeable:
+            if not changes_nothing(key, self.changeable):
                 yield key, value
         yield "trainer.precision", config["trainer"]["precision"]
 
@@ -233,7 +258,15 @@ class KeepPredictConfig(KeepConfig):
     """Also knows the prior itself, and the features that FID is computed from."""
 
     def folders(self, trainer: pl.Trainer) -> dict[str, Folders]:
-        return {"model": Folders.CONTENT, "data": Folders.NONE}  # images are known one by one
+        return {"model": Folders.ALL, "data": Folders.NONE}  # images are known one by one
+
+    def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for name in data.sources:
+            source = getattr(data, name, None)
+            if source is not None and os.path.realpath(source) == os.path.realpath(self.folder):
+                return f"output.dir {self.folder} is the folder of the inputs: choose one of its own"
+        return super().keep(trainer, pl_module)
 
     def record(self, settings: dict[str, Any], trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         assert isinstance(pl_module, PosteriorSampling)
@@ -264,10 +297,8 @@ class KeepPredictConfig(KeepConfig):
 class KeepTrainingConfig(KeepConfig):
     """That of a training run, which goes on from its last checkpoint."""
 
+    command = "fit"
     changeable = CHANGEABLE_IN_TRAINING
-
-    def has_started(self) -> bool:
-        return (self.folder / TrainingWriter.CHECKPOINT).exists()
 
     def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         forget_partial(self.folder)
@@ -303,6 +334,9 @@ class CheckedCLI(LightningCLI):
             raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
         if asked.precision in ("16-mixed", 16, "16") and trainer.precision != "16-mixed":  # bfloat16 instead
             raise UserError("trainer.precision 16-mixed needs a GPU: on this machine use bf16-mixed")
+        if isinstance(trainer.strategy, DDPStrategy):
+            # collectives come when the last image is done: a fast rank may wait long for a slow one
+            trainer.strategy._timeout = timedelta(days=7)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if asked.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
             raise UserError(
@@ -347,7 +381,8 @@ class PredictCLI(CheckedCLI):
             return super().instantiate_classes()
         self.asked = self.config
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        key = yaml.safe_dump(settings[self.subcommand]["model"]["prior"])
+        prior = settings[self.subcommand]["model"]["prior"]
+        key = yaml.safe_dump([prior, file_digests(prior)])
         if key in SHARED_PRIORS:
             self.config = self.config.clone()
             stand_in = Namespace(class_path=f"{__name__}.shared_prior", init_args=Namespace(key=key))
@@ -372,9 +407,6 @@ class PredictCLI(CheckedCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         if self.share_prior:
             self.config = self.asked  # what config.yaml is written from
-        if self.config_init[self.subcommand].trainer.strategy == "ddp":
-            # the first collective comes when the last image is done: a fast rank may wait long for a slow one
-            kwargs["strategy"] = DDPStrategy(timeout=timedelta(days=7))
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -511,7 +543,12 @@ def run(command: str, settings: dict[str, Any], started: RunStarted, allow_local
     end_with_parent()
     cli, options, parts = COMMANDS[command]
     checked = conformed(settings, parts, allow_local)
-    cli(**options(started), **more, args={"subcommand": command, command: checked}, auto_configure_optimizers=False)
+    arguments = {"subcommand": command, command: checked}
+    try:
+        cli(**options(started), **more, args=arguments, auto_configure_optimizers=False)
+    finally:  # only now is all written
+        while KeepConfig.locks:
+            KeepConfig.locks.pop().leave()
 
 
 def show_help(command: str, arguments: list[str]) -> None:
@@ -599,7 +636,8 @@ def main(args: list[str] | None = None) -> None:
             traceback.print_exc()
         first = int(os.environ.get("LOCAL_RANK", 0)) == 0
         told = isinstance(error, StoppedElsewhere)
-        if not told and (first or started.value):  # before the start, all ranks find the same error
+        alike = isinstance(error, UserError) and not started.value  # before the start, all ranks find the same error
+        if not told and (first or not alike):
             print(f"error: {in_words(error)}", file=sys.stderr)
         sys.exit(2)
 

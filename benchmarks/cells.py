@@ -16,7 +16,7 @@ import posterior
 from posterior import ids
 from posterior.errors import UserError
 from posterior.files import write_whole
-from posterior.settings import file_digests, overlaid, read_settings
+from posterior.settings import file_digests, module_digests, overlaid, read_settings
 
 KEYS = {"dir", "shared", "tasks", "samplers", "seeds", "smoke"}
 RUN = {"model", "data", "output", "trainer", "seed_everything"}
@@ -67,8 +67,8 @@ class Cell:
             "precision": self.config.get("trainer", {}).get("precision"),
             "save_samples": self.config["output"].get("save_samples"),
         }
-        kept = _without(settings, lightning_cli.CHANGEABLE - {"limit"})
-        whole = [kept, file_digests(kept), posterior.__version__]
+        kept = _without(settings, "")
+        whole = [kept, file_digests(kept), module_digests(kept), posterior.__version__]
         return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _state(self) -> dict[str, Any]:
@@ -89,15 +89,18 @@ class Cell:
         """Whether all images are complete, under these settings."""
         return bool(self._state().get("finished"))
 
-    def note(self, finished: bool) -> None:
-        """Write that a run has come to its end."""
-        write_whole(self.dir / STATE, json.dumps({"digest": self.digest(), "finished": finished}).encode())
+    def note(self, finished: bool, digest: str) -> None:
+        """Write that a run has come to its end, which began with this digest."""
+        write_whole(self.dir / STATE, json.dumps({"digest": digest, "finished": finished}).encode())
 
 
-def _without(value: Any, names: set[str]) -> Any:
+def _without(value: Any, key: str) -> Any:
+    """Settings without those that change no result, but for the limit."""
     if isinstance(value, dict):
-        return {key: _without(item, names) for key, item in value.items() if key not in names}
-    return [_without(item, names) for item in value] if isinstance(value, list) else value
+        inner = {name: f"{key}.{name}".lstrip(".") for name in value}
+        free = {name for name, whole in inner.items() if lightning_cli.changes_nothing(whole) and name != "limit"}
+        return {name: _without(item, inner[name]) for name, item in value.items() if name not in free}
+    return [_without(item, key) for item in value] if isinstance(value, list) else value
 
 
 def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:

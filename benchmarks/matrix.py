@@ -101,15 +101,15 @@ def run_cell(cell: Cell, allow_local: bool = False) -> None:
     Raises:
         UserError: whatever stops it, or images that failed.
     """
-    begun = time.time()
+    begun, digest = time.time(), cell.digest()
     try:
         lightning_cli.run("predict", cell.config, lightning_cli.RunStarted(), allow_local, share_prior=True)
     except Exception as error:
         metrics = cell.dir / "metrics.json"
         if rank() == 0 and metrics.is_file() and metrics.stat().st_mtime >= begun:
-            cell.note(finished=False)  # images have failed, the others are there
+            cell.note(finished=False, digest=digest)  # images have failed, the others are there
         if isinstance(error, (UserError, OSError)):
             raise
         raise UserError(lightning_cli.in_words(error)) from error
     if rank() == 0:
-        cell.note(finished=True)
+        cell.note(finished=True, digest=digest)

@@ -14,7 +14,7 @@ import random
 import struct
 import typing
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,6 +268,11 @@ def dumped(config: Any) -> bytes:
     return text.replace(f"'{DIGITS}'", "7" * 5000).encode(errors="surrogateescape")
 
 
+def several_processes(place: Sequence[str | int], value: Any) -> bool:
+    """Whether a value is right and makes a run launch others: they are the faults' subject, not a forked case's."""
+    return place[-1] == "devices" and isinstance(value, (int, float)) and 1 < value < 100
+
+
 def spoilt_setting(config: dict[str, Any], training: bool, rng: random.Random) -> Mutation:
     """Another value for one setting."""
     places = collections.defaultdict(list)
@@ -275,7 +280,7 @@ def spoilt_setting(config: dict[str, Any], training: bool, rng: random.Random) -
         places[tuple(key for key in one.place if isinstance(key, str))].append(one)
     setting = rng.choice(places[rng.choice(sorted(places))])  # the items of a list count together
     kind, value = changed_value(setting, rng)
-    while value is ABSENT and not has(config, setting.place):
+    while (value is ABSENT and not has(config, setting.place)) or several_processes(setting.place, value):
         kind, value = changed_value(setting, rng)
     place = setting.place
     if kind == "unknown key":

@@ -54,6 +54,14 @@ class CPUBatch:
         """In pinned memory, whence copies to a GPU overlap with its work; called by the DataLoader."""
         return self._each(Tensor.pin_memory)
 
+    def rows(self, rows: list[int]) -> CPUBatch:
+        """Some of its images."""
+        device = next(x.device for x in (self.truth, self.y, self.noise) if x is not None)
+        index = torch.tensor(rows, device=device)
+        batch = self._each(lambda tensor: tensor[index])
+        operator = None if self.operator is None else self.operator.rows(index)
+        return replace(batch, ids=[self.ids[row] for row in rows], operator=operator, failed={})
+
     def _each(self, function: Callable[[Tensor], Tensor]) -> CPUBatch:
         truth, y, noise = (None if x is None else function(x) for x in (self.truth, self.y, self.noise))
         return replace(self, truth=truth, y=y, noise=noise)
@@ -277,9 +285,18 @@ class MeasuredData(pl.LightningDataModule, ABC):
             return Batch([], self.seed, None, None, batch.failed)
         try:
             return Batch(batch.ids, self.seed, self.measure(batch), batch.truth, batch.failed, batch.inputs)
-        except UserError as error:  # the measurement does not fit: what an image's neighbours are has no part in it
-            failed = batch.failed | {image_id: f"image {image_id}: {error}" for image_id in batch.ids}
-            return Batch([], self.seed, None, None, failed)
+        except UserError as error:  # what an image's neighbours are has no part in it: look at each alone
+            failed = {batch.ids[0]: f"image {batch.ids[0]}: {error}"}
+            if len(batch.ids) > 1:
+                alone = [self.on_after_batch_transfer(batch.rows([row]), 0) for row in range(len(batch.ids))]
+                failed = {image_id: reason for one in alone for image_id, reason in one.failed.items()}
+            good = [row for row, image_id in enumerate(batch.ids) if image_id not in failed]
+            if len(good) == len(batch.ids):
+                raise
+            if not good:
+                return Batch([], self.seed, None, None, batch.failed | failed)
+            rest = self.on_after_batch_transfer(batch.rows(good), 0)
+            return replace(rest, failed=batch.failed | failed | rest.failed)
 
 
 class ImageData(MeasuredData):

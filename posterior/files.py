@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from posterior.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def say(text: str) -> None:
@@ -75,12 +78,15 @@ class FolderLock:
                     self.leave()
                     raise UserError(f"another process is at work in {self.folder}: wait for it, or stop it") from error
                 time.sleep(0.2)
-            except OSError:  # a file system without locks
+            except OSError as error:
+                log.warning("%s: this file system has no locks (%s): start only one run in it", path, error.strerror)
                 return
 
     def leave(self) -> None:
-        """Let others in."""
+        """Let others in, also while a forked process still has the file open."""
         if self._file is not None:
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()
             self._file = None
 

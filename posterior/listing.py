@@ -89,7 +89,7 @@ def list_files(root: Path, extensions: Collection[str], what: str) -> Listing:
     if is_folder:
         if is_run(root):
             raise UserError(f"{what} folder {root} is the folder of a run: name the folder of its inputs")
-        found = list(_below(root, left_out))
+        found = list(files_below(root, left_out))
         place = f"{what} folder {root}"
     elif is_file and root.suffix.lower() == ".zip":
         found = list(_zipped(root, left_out))
@@ -123,7 +123,7 @@ def is_run(folder: Path) -> bool:
     return journal.is_dir() and any(name.endswith(".jsonl") for name in os.listdir(journal))
 
 
-def _below(root: Path, left_out: Counter[str]) -> Iterator[tuple[str, File]]:
+def files_below(root: Path, left_out: Counter[str]) -> Iterator[tuple[str, File]]:
     """(relative path, file) of everything that counts, folder by folder; links are followed, but nowhere twice."""
     folders, files = {_key(root.stat())}, set[tuple[int, int]]()
     waiting: list[tuple[str, Path]] = [("", root)]

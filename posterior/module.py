@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
@@ -143,8 +144,13 @@ class PosteriorSampling(pl.LightningModule):
         forward, backward, start = self.prior.cost.forward, self.prior.cost.backward, time.perf_counter()
         try:
             samples = self.sample(measurement, rng)
-        except Diverged as error:
-            return lost(batch, {image_id: error.reasons.get(image_id, str(error)) for image_id in batch.ids})
+        except Diverged as error:  # those that it names are lost; the others have another try without them
+            rest = [row for row, image_id in enumerate(batch.ids) if image_id not in error.reasons]
+            if not 0 < len(rest) < len(batch.ids):
+                return lost(batch, {image_id: error.reasons.get(image_id, str(error)) for image_id in batch.ids})
+            again = self._predicted(batch.keep(rest))
+            assert again is not None
+            return replace(again, failed=again.failed | error.reasons)
         failed = not_finite(samples, rng, "the samples")
         cost = (
             (self.prior.cost.forward - forward) / len(rng),

@@ -63,6 +63,40 @@ def test_records_without_what_says_of_what_are_refused(quick, capsys, missing):
     assert f"holds results, but not the {missing} that says of what" in line
 
 
+def test_a_setting_that_only_shares_its_name_with_a_free_one_is_held_to():
+    assert lightning_cli.changes_nothing("data.init_args.limit")
+    assert not lightning_cli.changes_nothing("model.sampler.init_args.limit")
+    assert lightning_cli.changes_nothing("model.prior.init_args.network.init_args.checkpoint_activations")
+
+
+def test_a_damaged_record_is_named(quick, capsys):
+    output = quick()
+    (output / "record.json").write_text("")
+    assert "record.json or config.yaml beside it is damaged" in complaint(quick, capsys)
+
+
+def test_a_configuration_of_the_users_own_is_not_overwritten(quick, capsys):
+    output = quick.tmp_path / "results" / "run"
+    output.mkdir(parents=True)
+    (output / "config.yaml").write_text("mine: true")
+    assert "is there, but no run that it belongs to" in complaint(quick, capsys)
+    assert (output / "config.yaml").read_text() == "mine: true"
+
+
+def test_the_folder_of_the_inputs_is_none_for_a_run(quick, capsys):
+    line = complaint(quick, capsys, output__dir=str(quick.images))
+    assert "is the folder of the inputs: choose one of its own" in line
+    assert sorted(path.name for path in quick.images.iterdir()) == [".lock", *(f"{i}.png" for i in IDS)]
+
+
+def test_images_that_nobody_did_are_missed(quick, capsys, monkeypatch):
+    from datamodules import ImageFolder
+
+    monkeypatch.setattr(ImageFolder, "_shard", lambda self, shard=ImageFolder._shard: (shard(self)[0][:2], range(2)))
+    monkeypatch.setattr(ImageFolder, "num_local_images", 2)
+    assert "1 of 3 images were not done, c for one: start again" in complaint(quick, capsys)
+
+
 def test_a_mask_that_changed_under_its_name_is_refused(quick, capsys):
     operator = MASKED | {"init_args": {"mask": str(masks(quick.tmp_path / "mask.npy", 3))}}
     quick("--data.init_args.limit", "1", data__init_args__operator=operator)
@@ -338,6 +372,10 @@ def test_fit_leaves_nothing_of_a_try_and_goes_on_from_no_foreign_checkpoint(tmp_
     assert not list(tmp_path.rglob("*.safetensors"))
     start = ["fit", "--config", str(tmp_path / "c.yaml")]
     main(start)
+    other = write_config(tmp_path / "p.yaml", faces, tmp_path / "run", model__sampler=EXACT)
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", str(other)])
+    assert "holds a run of fit, this is predict" in capsys.readouterr().err
     for change, told in [
         (lambda: write_images(faces, ["e"]), "another content of what data.training.init_args.root names"),
         (lambda: (tmp_path / "run" / "config.yaml").unlink(), "holds results, but not the config.yaml"),

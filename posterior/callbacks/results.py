@@ -87,11 +87,12 @@ class ResultWriter(pl.Callback):
             try:
                 with explained(self.dir):
                     complete = self.resume(trainer, pl_module)
-            except (UserError, OSError) as error:
+            except Exception as error:  # the other ranks wait to hear of it
                 problem = error
-        # every rank must leave out the same images: rank 0 decides, before anyone writes
+        # every rank must list and leave out the same images: rank 0 decides, before anyone writes
         data = self.data(trainer)
-        data.skip, self.number, stopped = trainer.strategy.broadcast((complete, self.number, problem is not None))
+        decided = (data.ids, complete, self.number, problem is not None)
+        data.ids, data.skip, self.number, stopped = trainer.strategy.broadcast(decided)
         if problem is not None:
             raise problem
         if stopped:
@@ -103,6 +104,7 @@ class ResultWriter(pl.Callback):
         self.journal.forget_failures()
         self.number = self.journal.next_session()
         data, labels = self.data(trainer), pl_module.record_labels(self.data(trainer).has_truth)
+        recorded = {str(record["id"]) for record in self.journal.read()}
         records = [r for r in self.journal.complete(labels) if self.has_files(str(r["id"]))]
         known = {str(r["id"]): r.get("input") for r in records}
         wanted = [image_id for image_id in data.ids if image_id in known]
@@ -110,8 +112,10 @@ class ResultWriter(pl.Callback):
             print(f"resuming: comparing {len(wanted)} inputs with what they were", file=sys.stderr, flush=True)
         now = data.input_digests(wanted)
         changed = [image_id for image_id in wanted if now[image_id] != known[image_id]]
+        again = set(changed) | (recorded - known.keys())  # also those whose files are gone
+        if again & set(data.ids):
+            self.journal.void([image_id for image_id in data.ids if image_id in again], self.number)
         if changed:
-            self.journal.void(changed, self.number)
             shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
             print(f"{len(changed)} inputs have changed and are done again: {shown}", file=sys.stderr, flush=True)
         self.records = [r for r in records if r["id"] not in set(changed)]
@@ -223,7 +227,7 @@ class ResultWriter(pl.Callback):
         if trainer.is_global_zero:
             try:
                 self.conclude(trainer, pl_module, summary)
-            except (UserError, OSError) as error:
+            except Exception as error:
                 problem = error
         stopped = trainer.strategy.broadcast(problem is not None)
         if problem is not None:
@@ -253,6 +257,8 @@ class ResultWriter(pl.Callback):
                 say(line)
             say(f"grid: {grid}")
             log_run(trainer.loggers, summary, report, grid)
+        if lost := wanted - report.ids - failed.keys():
+            raise UserError(f"{len(lost)} of {len(wanted)} images were not done, {min(lost)} for one: start again")
         if failed:
             reason = next(iter(failed.values()))
             more = f" (and {len(failed) - 1} more, named in metrics.json)" if len(failed) > 1 else ""

@@ -2,7 +2,7 @@
 
 from posterior.settings.check import conformed
 from posterior.settings.classes import Origin, named_classes, refuse_local
-from posterior.settings.digests import Folders, code_digests, file_digests
+from posterior.settings.digests import Folders, code_digests, file_digests, module_digests
 from posterior.settings.overlay import Given, overlaid, read_command_line, read_settings
 from posterior.settings.yaml_file import load_yaml, read_yaml
 
@@ -14,6 +14,7 @@ __all__ = [
     "conformed",
     "file_digests",
     "load_yaml",
+    "module_digests",
     "named_classes",
     "overlaid",
     "read_command_line",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posterior.errors import UserError
-from posterior.settings.classes import import_class, known_classes, path_of, refuse_local
+from posterior.settings.classes import import_class, known_classes, named_classes, path_of, refuse_local
 from posterior.settings.overlay import PARTS, Given, Whole
 from posterior.settings.yaml_file import load_yaml
 
@@ -87,7 +87,7 @@ class Conformer:
     def _conformed(self, value: Any, hint: Any, key: str) -> Any:
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if hint is Any or hint is inspect.Parameter.empty or isinstance(hint, (str, typing.TypeVar)):
-            return plain(_parsed(value, key))
+            return self._anything(value, key)
         if origin in (typing.Union, types.UnionType):
             return self._one_of(value, arguments, key)
         if origin is typing.Annotated:
@@ -110,6 +110,12 @@ class Conformer:
             return {str(name): self.value(item, inner, f"{key}.{name}") for name, item in value.items()}
         if isinstance(hint, type):
             return self._class(value, hint, key)
+        return self._anything(value, key)
+
+    def _anything(self, value: Any, key: str) -> Any:
+        """A value of a type that is not known here, such as a function: what it would import is looked at first."""
+        for place, path in named_classes(value, key):
+            refuse_local(path, place, self.allow_local)
         return plain(_parsed(value, key))
 
     def _one_of(self, value: Any, hints: tuple[Any, ...], key: str) -> Any:

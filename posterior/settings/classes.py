@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import site
 import sys
 import sysconfig
@@ -41,7 +42,7 @@ class Origin(Enum):
             return cls.OURS
         if top in sys.builtin_module_names:
             return cls.STANDARD
-        if (file := _file_of(top)) is None:
+        if (file := file_of(top)) is None:
             return cls.STANDARD if top in sys.stdlib_module_names else cls.MISSING
         if top in OURS and file.parent == Path(__file__).parents[1].parent:
             return cls.OURS
@@ -56,7 +57,7 @@ class Origin(Enum):
         return self in (Origin.OURS, Origin.LISTED)
 
 
-def _file_of(top: str) -> Path | None:
+def file_of(top: str) -> Path | None:
     """The folder or file of a top-level module, which is not imported."""
     try:
         spec = importlib.util.find_spec(top)
@@ -75,14 +76,24 @@ def _installed() -> list[Path]:
     return [Path(path).absolute() for path in found]
 
 
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
 def named_classes(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every class that settings name: (dotted key, class path). Nothing is imported."""
-    if isinstance(settings, dict):
+    """Every class or function that settings could name: (dotted key, path). Nothing is imported.
+
+    All that stands as a ``class_path``, and all other text that has the form of a path of something importable.
+    """
+    if isinstance(settings, str):
+        if IMPORT_PATH.fullmatch(settings) and Origin.of(settings) is not Origin.MISSING:
+            yield key, settings
+    elif isinstance(settings, dict):
         path = settings.get("class_path")
         if isinstance(path, str):
             yield key, path
         for name, value in settings.items():
-            yield from named_classes(value, f"{key}.{name}" if key else str(name))
+            if name != "class_path":
+                yield from named_classes(value, f"{key}.{name}" if key else str(name))
     elif isinstance(settings, list):
         for number, value in enumerate(settings):
             yield from named_classes(value, f"{key}[{number}]")
@@ -102,7 +113,7 @@ def refuse_local(class_path: str, key: str, allow_local: bool) -> None:
     origin = Origin.of(class_path)
     if origin is Origin.LOCAL and not allow_local and not isinstance(class_path, Given):
         raise UserError(
-            f"{key}: {class_path} is {Origin.LOCAL.value} ({_file_of(class_path.partition('.')[0])}). If you trust it, "
+            f"{key}: {class_path} is {Origin.LOCAL.value} ({file_of(class_path.partition('.')[0])}). If you trust it, "
             "say --allow-local, or name the class on the command line"
         )
     if origin is Origin.STANDARD:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from posterior.listing import is_run
-from posterior.settings.classes import Origin, named_classes
+from posterior.listing import files_below
+from posterior.settings.classes import Origin, file_of, named_classes
 
 SIZE = 16
 INPUTS = {".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".hdf5", ".zip", ".pt", ".pth", ".safetensors"}
@@ -24,7 +24,8 @@ class Folders(Enum):
 
     NONE = "nothing"
     NAMES = "names and sizes"
-    CONTENT = "names and contents"
+    CONTENT = "names and contents of inputs"
+    ALL = "names and contents of all"
 
 
 def file_digests(settings: Any, key: str = "", folders: Folders = Folders.CONTENT) -> dict[str, str]:
@@ -45,12 +46,29 @@ def code_digests(settings: Any) -> dict[str, str]:
     helpers that such a class imports. (Of our own code the package's version is noted.)
     """
     tops = {path.partition(".")[0] for _, path in named_classes(settings) if not Origin.of(path).trusted}
+    if not tops:  # what else this process has imported is no part of the run
+        return {}
     found = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         top = name.partition(".")[0]
         if name != "__main__" and file and (top in tops or _local(top)) and Path(file).is_file():
             found[name] = _of_file(file, *_stamp(Path(file)))
+    return found
+
+
+def module_digests(settings: Any) -> dict[str, str]:
+    """Digest of the code around every class that settings name and that is not ours, without importing it.
+
+    Of a module that is one file, all modules beside it (it may import them); of a package, all its modules.
+    """
+    found = {}
+    for _, path in named_classes(settings):
+        top = path.partition(".")[0]
+        if not Origin.of(path).trusted and (place := file_of(top)) is not None:
+            files = place.rglob("*.py") if place.is_dir() else place.parent.glob("*.py")
+            told = [f"{file.name} {_of_file(str(file), *_stamp(file))}" for file in sorted(files)]
+            found[top] = hashlib.blake2b("\n".join(told).encode(), digest_size=SIZE).hexdigest()
     return found
 
 
@@ -95,12 +113,9 @@ def _of_file(path: str, *stamp: int) -> str:
 
 def _of_folder(root: Path, counts: Folders) -> str:
     whole = hashlib.blake2b(digest_size=SIZE)
-    for folder, inner, names in os.walk(root):
-        inner[:] = sorted(n for n in inner if not n.startswith(".") and not is_run(Path(folder) / n))
-        for name in sorted(names):
-            path = Path(folder) / name
-            if not name.startswith(".") and path.suffix.lower() in INPUTS and path.is_file():
-                stamp = _stamp(path)
-                told = _of_file(str(path), *stamp) if counts is Folders.CONTENT else stamp[0]
-                whole.update(f"{path.relative_to(root).as_posix()} {told}\n".encode("utf-8", "surrogateescape"))
+    for name, path in sorted(files_below(root, Counter()), key=lambda pair: pair[0]):
+        if isinstance(path, Path) and path.is_file() and (counts is Folders.ALL or path.suffix.lower() in INPUTS):
+            stamp = _stamp(path)
+            told = stamp[0] if counts is Folders.NAMES else _of_file(str(path), *stamp)
+            whole.update(f"{name} {told}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()

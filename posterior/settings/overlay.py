@@ -30,7 +30,7 @@ class Whole(dict[str, Any]):
 def overlaid(below: Any, above: Any) -> Any:
     """Settings laid over others, mapping by mapping; where the class changes nothing of the one below is kept."""
     if isinstance(below, dict) and "class_path" in below and isinstance(above, str) and above != "null":
-        return below if below["class_path"] == above else {"class_path": above}
+        return below | {"class_path": above} if below["class_path"] == above else {"class_path": above}
     if not isinstance(below, dict) or not isinstance(above, dict) or isinstance(above, Whole):
         return above
     if below.get("class_path", above.get("class_path")) != above.get("class_path", below.get("class_path")):
@@ -149,7 +149,7 @@ def _with(settings: dict[str, Any], option: str, text: str) -> dict[str, Any]:
     below: Any = settings
     if append:
         for key in keys:
-            below = below.get(key, below.get("init_args", {}).get(key, {})) if isinstance(below, dict) else {}
+            below = below.get(key, (below.get("init_args") or {}).get(key, {})) if isinstance(below, dict) else {}
         value = [*(below if isinstance(below, list) else []), *(value if isinstance(value, list) else [value])]
     return _nested(settings, keys, value)
 

@@ -21,6 +21,8 @@ FLOAT = re.compile(
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
 )
 """YAML 1.2's: 1e-3 is a number (in YAML 1.1, which PyYAML follows, it is text)."""
+WHOLE = re.compile(r"[-+]?[0-9]+$|0x[0-9a-fA-F]+$|0o[0-7]+$")
+"""YAML 1.2's: 010 is ten and 1:30 is text (in YAML 1.1 they are 8 and 90)."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,10 +39,12 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":float"))]
+    letter: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":float", ":int"))]
     for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", WHOLE, list("-+0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _whole(str(node.value)))
 _Loader.add_constructor(
     "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(cast(Any, node), deep=True)
 )
@@ -84,6 +88,10 @@ def load_yaml(text: str, where: str) -> Any:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{where} is no YAML that can be read: {_one_line(str(error))}") from error
+
+
+def _whole(text: str) -> int:
+    return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
 
 
 def _one_line(text: str) -> str:

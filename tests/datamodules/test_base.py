@@ -6,7 +6,7 @@ from PIL import Image
 from datamodules import ImageFolder
 from datamodules.base import Shard
 from posterior import UserError
-from posterior.noise import GaussianNoise
+from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import RandomInpainting, SuperResolution
 
 
@@ -105,3 +105,14 @@ def test_crop_and_size_are_positive(folder, settings):
 def test_numbers_out_of_range_are_refused(folder, settings):
     with pytest.raises(UserError, match=r"data: \w+ must be >= [01] and <="):
         ImageFolder(folder, RandomInpainting(), GaussianNoise(0.05), **settings)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_an_image_that_cannot_be_measured_costs_itself_at_every_batch_size(folder, batch_size, monkeypatch):
+    read = ImageFolder.read
+    monkeypatch.setattr(ImageFolder, "read", lambda self, i: read(self, i) + (4.0 if i == "c" else 0.0))
+    data = ImageFolder(folder, RandomInpainting(), PoissonNoise(1.0), batch_size=batch_size)
+    data.setup("predict")
+    found = [data.on_after_batch_transfer(batch, 0) for batch in data.predict_dataloader()]
+    assert sorted(image_id for batch in found for image_id in batch.ids) == list("abde")
+    assert [image_id for batch in found for image_id in batch.failed] == ["c"]

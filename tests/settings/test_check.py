@@ -14,7 +14,7 @@ import posterior.samplers
 from lightning_cli import FIT_PARTS, PREDICT_PARTS, TRAINER_PARTS
 from posterior import UserError
 from posterior.samplers import Sampler
-from posterior.settings import Given, conformed
+from posterior.settings import Given, conformed, named_classes
 from posterior.settings.check import Conformer, hints_of
 
 PRIOR = {"class_path": "posterior.priors.GaussianFieldPrior.from_folder", "init_args": {"root": "x"}}
@@ -202,3 +202,22 @@ def test_local_code_is_not_imported_unless_allowed(tmp_path, monkeypatch):
     conformed(settings | named, PREDICT_PARTS)
     assert (tmp_path / "ran").exists()
     conformed(settings, PREDICT_PARTS, allow_local=True)
+
+
+@pytest.mark.parametrize("hook", ["strange_hook.run", "os.system"])
+def test_functions_that_a_third_partys_class_takes_are_looked_at_too(tmp_path, monkeypatch, hook):
+    (tmp_path / "strange_hook.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n\ndef run(*args): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    callback = {"class_path": "pytorch_lightning.callbacks.LambdaCallback", "init_args": {"on_predict_start": hook}}
+    settings = {"model": {"prior": PRIOR, "sampler": SAMPLER}, "data": DATA, "output": {"dir": "y"}}
+    with pytest.raises(UserError, match=r"say --allow-local|of Python itself"):
+        conformed(settings | {"trainer": {"callbacks": [callback]}}, PREDICT_PARTS | TRAINER_PARTS)
+    assert not (tmp_path / "ran").exists()
+    assert any(path == hook for _, path in named_classes({"callbacks": [callback]}))
+
+
+def test_classes_named_by_plain_text_are_listed(tmp_path, monkeypatch):
+    (tmp_path / "strange_text.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = dict(named_classes({"model": {"sampler": "strange_text.X"}, "data": {"root": "faces.png"}}))
+    assert found == {"model.sampler": "strange_text.X"}

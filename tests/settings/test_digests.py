@@ -1,7 +1,7 @@
 import os
 import sys
 
-from posterior.settings import Folders, code_digests, file_digests
+from posterior.settings import Folders, code_digests, file_digests, module_digests
 
 
 def test_files_are_known_by_content_and_not_by_time(tmp_path):
@@ -25,7 +25,10 @@ def test_a_folder_is_known_by_its_inputs_and_not_by_results_in_it(tmp_path):
     (tmp_path / "run" / "images").mkdir(parents=True)
     (tmp_path / "run" / "record.json").write_text("{}"), (tmp_path / "run" / "images" / "y.png").write_bytes(b"y")
     (tmp_path / ".hidden.png").write_bytes(b"z"), (tmp_path / "table.csv").write_text("1")
-    assert {counts: file_digests(str(tmp_path), "r", counts) for counts in Folders} == before
+    for counts in (Folders.NAMES, Folders.CONTENT):
+        assert file_digests(str(tmp_path), "r", counts) == before[counts]
+    (tmp_path / "weights.bin").write_bytes(b"w")
+    assert file_digests(str(tmp_path), "r", Folders.ALL) != before[Folders.ALL]
     (tmp_path / "x.png").write_bytes(b"TWO")
     assert file_digests(str(tmp_path), "r", Folders.CONTENT) != before[Folders.CONTENT]
     assert file_digests(str(tmp_path), "r", Folders.NAMES) == before[Folders.NAMES]
@@ -47,3 +50,22 @@ def test_code_of_others_is_known_with_the_helpers_that_it_imports(tmp_path, monk
     assert after["code_named"] == before["code_named"]
     for name in ("code_named", "code_helper"):
         sys.modules.pop(name)
+
+
+def test_a_linked_folder_counts_as_it_is_taken(tmp_path):
+    (tmp_path / "far").mkdir(), (tmp_path / "root").mkdir()
+    (tmp_path / "far" / "x.png").write_bytes(b"one")
+    (tmp_path / "root" / "sub").symlink_to(tmp_path / "far")
+    before = file_digests(str(tmp_path / "root"), "r")
+    (tmp_path / "far" / "x.png").write_bytes(b"two")
+    assert file_digests(str(tmp_path / "root"), "r") != before
+
+
+def test_the_code_around_a_class_is_known_without_importing_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unseen.py").write_text("raise SystemExit('imported')")
+    before = module_digests({"class_path": "unseen.X"})
+    assert module_digests({"class_path": "posterior.samplers.DPS"}) == {}
+    (tmp_path / "helper_of_unseen.py").write_text("")
+    assert module_digests({"class_path": "unseen.X"}) != before
+    assert code_digests({"class_path": "posterior.samplers.DPS"}) == {}

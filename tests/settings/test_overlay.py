@@ -35,8 +35,10 @@ def test_a_replaced_part_starts_from_its_own_defaults(config, how):
     assert changed == {"class_path": "DPS", "init_args": {"scale": "2"}}
 
 
-def test_the_same_class_named_again_changes_nothing(config):
-    assert settings(config, "--model.sampler", "Langevin") == settings(config)
+def test_the_same_class_named_again_keeps_its_settings_and_is_vouched_for(config):
+    found = settings(config, "--model.sampler", "Langevin")
+    assert found == settings(config)
+    assert isinstance(found["model"]["sampler"]["class_path"], Given)
 
 
 def test_a_replaced_part_in_brackets_or_from_a_file_replaces_all(config, tmp_path):
