@@ -29,7 +29,7 @@ endef
 demo: .venv/demo
 	$(BIN)/posterior-sampling demo
 
-# Three samplers on three tasks, 16 faces: nine runs, two minutes on two CPU cores.
+# Three samplers on three tasks, 16 faces: nine runs, three minutes on two CPU cores.
 DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin $(task)_kinetic)
 
 compare: .venv/demo
