@@ -16,6 +16,7 @@ runs the benchmarks too.
 from __future__ import annotations
 
 import argparse
+import atexit
 import fnmatch
 import functools
 import json
@@ -39,6 +40,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     begin()
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -243,6 +245,12 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent's watch", daemon=True).start()
+
+
+def leave_group() -> None:
+    """End the process group in order: gloo's threads, still at work when the interpreter ends, abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -541,6 +549,8 @@ def run(command: str, settings: dict[str, Any], started: RunStarted, allow_local
             raise: `in_words` finds it.)
     """
     end_with_parent()
+    atexit.unregister(leave_group)
+    atexit.register(leave_group)  # once, however many runs a process has
     cli, options, parts = COMMANDS[command]
     checked = conformed(settings, parts, allow_local)
     arguments = {"subcommand": command, command: checked}
