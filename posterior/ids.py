@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from posterior.errors import UserError
@@ -92,8 +92,3 @@ def _quoted(part: str) -> str:
     return (
         text if len(text.encode()) <= MOST_BYTES else text.encode()[: MOST_BYTES - 20].decode("utf-8", "ignore") + "%7E"
     )
-
-
-def first(ids: Sequence[str], limit: int | None) -> list[str]:
-    """The first so many, in natural order."""
-    return sorted(ids, key=natural)[:limit]

@@ -243,6 +243,14 @@ def test_settings_that_no_class_takes_are_a_failed_cell(small, capsys):
         ({"shared": "nothing.yaml"}, r"nothing\.yaml is not there"),
         ({"samplers": {"dps": None}}, "samplers: dps must be a mapping"),
         ({"seeds": None}, "seeds must be a list of different whole numbers, got None"),
+        ({"seeds": [0, 0]}, r"seeds must be a list of different whole numbers, got \[0, 0\]"),
+        ({"shared": {"trainer": "x"}}, "trainer must be a mapping"),
+        (
+            {"samplers": {"x": {"tasks": {"inpainting": float("inf")}}}},
+            r"tasks: inpainting must be a mapping \(key: value\), got inf",
+        ),
+        ({"samplers": {"../x": {}}}, "'../x' .*it becomes the name of a folder"),
+        ({"tasks": {"x": {"class_path": "y"}}}, "tasks: x: unknown key class_path"),
     ],
 )
 def test_bad_matrices_are_named(small, change, message):
