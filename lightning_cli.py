@@ -50,7 +50,7 @@ from pytorch_lightning.strategies import DDPStrategy
 import posterior
 from datamodules import MeasuredData, TrainingImages
 from posterior import random
-from posterior.callbacks import Journal, ResultWriter, SamplingProgress, TrainingWriter
+from posterior.callbacks import ResultWriter, SamplingProgress, TrainingWriter
 from posterior.checks import whole
 from posterior.dps_files import convert
 from posterior.errors import StoppedElsewhere, UserError
@@ -59,6 +59,7 @@ from posterior.listing import RECORD
 from posterior.module import PosteriorSampling
 from posterior.priors import Prior
 from posterior.reading import check_file
+from posterior.results import Journal
 from posterior.settings import (
     Folders,
     Origin,

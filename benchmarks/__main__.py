@@ -15,38 +15,55 @@ COMMANDS = {
     "predict": ("lightning_cli:main", "draw posterior samples: configs/demo/*.yaml, configs/paper/*.yaml"),
     "fit": ("lightning_cli:main", "train a prior: configs/train/*.yaml"),
     "check": ("lightning_cli:main", "which classes a file of settings would import"),
-    "demo": ("benchmarks.demo:demo", "toon faces under three tasks: samples, a table, one picture"),
-    "matrix": ("benchmarks.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
-    "compare": ("benchmarks.compare:compare", "finished runs side by side"),
-    "differences": ("benchmarks.differences:differences", "how far apart two runs of the same images are"),
-    "summarise": ("benchmarks.summarise:summarise", "the tables of a run, made again from its journal"),
-    "reference-features": ("benchmarks.reference_features:reference_features", "the reference set of FID and KID"),
+    "demo": ("benchmarks.matrix.demo:demo", "toon faces under three tasks: samples, a table, one picture"),
+    "matrix": ("benchmarks.matrix.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
+    "compare": ("benchmarks.matrix.compare:compare", "finished runs side by side"),
+    "differences": ("benchmarks.matrix.differences:differences", "how far apart two runs of the same images are"),
+    "summarise": ("benchmarks.matrix.summarise:summarise", "the tables of a run, made again from its journal"),
+    "reference-features": (
+        "benchmarks.matrix.reference_features:reference_features",
+        "reference set of FID, KID",
+    ),
 }
 """What runs need: name -> where it is, what it does."""
 
 BENCHMARKS = {
-    "annealing": ("benchmarks.annealing:annealing", "why the measurement noise is annealed"),
-    "calibration": ("benchmarks.calibration:calibration", "do intervals cover the truth as often as they say?"),
-    "cost": ("benchmarks.cost:cost", "quality against cost under the learned prior"),
-    "exact-posterior": ("benchmarks.exact_posterior:exact_posterior", "samplers against exact posterior samples"),
-    "fairness": ("benchmarks.fairness:fairness", "do skin tones keep the posterior's proportions?"),
-    "faults": ("benchmarks.faults:faults", "runs that are disturbed at any moment"),
-    "fit-gaussian-toon": ("benchmarks.fit_gaussian:fit_gaussian_toon", "a Gaussian field fitted to toon faces"),
-    "fit-mixture": ("benchmarks.fit_mixture:fit_mixture", "a Gaussian mixture fitted to images"),
-    "fuzz": ("benchmarks.fuzz:fuzz", "spoilt settings, command lines and files"),
-    "gaussian-field": ("benchmarks.gaussian_field:gaussian_field", "annealed Langevin under a Gaussian field"),
-    "gpu": ("benchmarks.gpu:gpu", "what a GPU gives: agreement, repeats, speed, memory, waits"),
-    "held-out-toon": ("benchmarks.held_out:held_out_toon", "the toon faces that no prior is trained on, as a file"),
-    "learned-prior": ("benchmarks.learned_prior:learned_prior", "how good a learned prior of toon faces is"),
-    "memory": ("benchmarks.memory:memory", "what a network keeps for a backward pass"),
-    "mri": ("benchmarks.mri:mri", "MRI and compressed sensing under known posteriors"),
-    "overhead": ("benchmarks.overhead:overhead", "what a sampler costs beyond its network calls"),
-    "pipeline": ("benchmarks.pipeline:pipeline", "where the time and memory of a whole run go"),
-    "randomness": ("benchmarks.randomness:randomness", "are the random numbers normal and independent?"),
-    "recipe-weights": ("benchmarks.recipe:recipe_weights", "reproducible weights for a network of any size"),
-    "step-size": ("benchmarks.step_size:step_size", "the paper's Figure 4 in small"),
+    "annealing": ("benchmarks.truth.annealing:annealing", "why the measurement noise is annealed"),
+    "calibration": ("benchmarks.truth.calibration:calibration", "do intervals cover the truth as often as they say?"),
+    "exact-posterior": ("benchmarks.truth.exact_posterior:exact_posterior", "samplers against exact posterior samples"),
+    "fairness": ("benchmarks.truth.fairness:fairness", "do skin tones keep the posterior's proportions?"),
+    "gaussian-field": ("benchmarks.truth.gaussian_field:gaussian_field", "annealed Langevin under a Gaussian field"),
+    "cost": ("benchmarks.faces.cost:cost", "quality against cost under the learned prior"),
+    "fit-gaussian-toon": ("benchmarks.faces.fit_gaussian:fit_gaussian_toon", "a Gaussian field fitted to toon faces"),
+    "fit-mixture": ("benchmarks.faces.fit_mixture:fit_mixture", "a Gaussian mixture fitted to images"),
+    "held-out-toon": (
+        "benchmarks.faces.held_out:held_out_toon",
+        "toon faces that no prior is trained on, as a file",
+    ),
+    "learned-prior": ("benchmarks.faces.learned_prior:learned_prior", "how good a learned prior of toon faces is"),
+    "step-size": ("benchmarks.faces.step_size:step_size", "the paper's Figure 4 in small"),
+    "mri": ("benchmarks.science.mri:mri", "MRI and compressed sensing under known posteriors"),
+    "gpu": ("benchmarks.machine.gpu:gpu", "what a GPU gives: agreement, repeats, speed, memory, waits"),
+    "memory": ("benchmarks.machine.memory:memory", "what a network keeps for a backward pass"),
+    "overhead": ("benchmarks.machine.overhead:overhead", "what a sampler costs beyond its network calls"),
+    "pipeline": ("benchmarks.machine.pipeline:pipeline", "where the time and memory of a whole run go"),
+    "randomness": ("benchmarks.machine.randomness:randomness", "are the random numbers normal and independent?"),
+    "faults": ("benchmarks.campaigns.faults:faults", "runs that are disturbed at any moment"),
+    "fuzz": ("benchmarks.campaigns.fuzz:fuzz", "spoilt settings, command lines and files"),
+    "recipe-weights": ("benchmarks.tools.recipe:recipe_weights", "reproducible weights for a network of any size"),
 }
-"""The numbers that the documents show."""
+"""The numbers that the documents show, by the room of `benchmarks/` that they stand in."""
+
+
+def by_room() -> str:
+    """The benchmarks, a line each, with the name of its room before the first of a room."""
+    lines, before = [], ""
+    for name, (place, told) in BENCHMARKS.items():
+        room = place.split(".")[1]
+        lines.append(f"  {'' if room == before else room:10}{name:18} {told}")
+        before = room
+    return "\n".join(lines)
+
 
 HELP = f"""\
 posterior-sampling NAME [options]      NAME --help says what it takes; --version
@@ -54,7 +71,7 @@ posterior-sampling NAME [options]      NAME --help says what it takes; --version
 {listed({name: told for name, (_, told) in COMMANDS.items()})}
 
 Benchmarks:
-{listed({name: told for name, (_, told) in BENCHMARKS.items()})}"""
+{by_room()}"""
 
 
 def load(name: str) -> Any:

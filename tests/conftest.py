@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.pooled import PooledStreams
+from benchmarks.tools.pooled import PooledStreams
 from posterior.priors import GaussianFieldPrior
 
 ROOT = Path(__file__).parents[1]

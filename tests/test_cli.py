@@ -23,12 +23,13 @@ import lightning_cli
 from datamodules import ImageFolder
 from lightning_cli import RunStarted, main
 from posterior import files
-from posterior.callbacks import Journal, ResultWriter
+from posterior.callbacks import ResultWriter
 from posterior.metrics import PSNR, VGG16Pixels
 from posterior.module import PosteriorSampling
 from posterior.noise import GaussianNoise
 from posterior.operators import SuperResolution
 from posterior.priors import UNet
+from posterior.results import Journal
 from posterior.samplers import ExactGaussian
 
 FIELD = {

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from benchmarks.recipe import fill_kernel_wizard_by_recipe
+from benchmarks.tools.recipe import fill_kernel_wizard_by_recipe
 from lightning_cli import main
 from posterior.operators import KernelWizard, OperatorFamily
 from posterior.priors import Prior

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.gpu import DEMOS, Bench, precision, sampled
+from benchmarks.machine.gpu import DEMOS, Bench, precision, sampled
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams, words
 

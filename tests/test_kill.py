@@ -17,7 +17,7 @@ import yaml
 
 from lightning_cli import main
 from posterior import files
-from posterior.callbacks import Journal
+from posterior.results import Journal
 from tests.test_cli import run, samples, write_config, write_images  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")

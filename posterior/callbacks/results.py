@@ -19,12 +19,6 @@ from torch import Tensor
 
 import posterior
 from posterior.batch import Batch, Prediction
-from posterior.callbacks.background import BackgroundWorker
-from posterior.callbacks.journal import Journal, Record
-from posterior.callbacks.loggers import log_batch, log_run
-from posterior.callbacks.pictures import make_grid, picture_names, png, std_picture
-from posterior.callbacks.report import Session, write_report
-from posterior.callbacks.table import format_distances, format_table
 from posterior.checks import whole
 from posterior.errors import StoppedElsewhere, UserError
 from posterior.files import below, explained, forget_partial, say, write_whole
@@ -33,6 +27,12 @@ from posterior.images import to_pixels
 from posterior.listing import Listing
 from posterior.metrics import Summary
 from posterior.module import PosteriorSampling
+from posterior.results.background import BackgroundWorker
+from posterior.results.journal import Journal, Record
+from posterior.results.loggers import log_batch, log_run
+from posterior.results.pictures import make_grid, picture_names, png, std_picture
+from posterior.results.report import Session, write_report
+from posterior.results.table import format_distances, format_table
 
 MOST_ROWS = 1000
 """Of grid.png."""

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import posterior
-from posterior.callbacks.pictures import save_png, sheet
 from posterior.checks import MOST_BATCH, MOST_STEPS, whole
 from posterior.files import write_whole
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
+from posterior.results.pictures import save_png, sheet
 from posterior.samplers import DDIM, RespacedSigmas, ReverseDiffusion
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.training import DenoisingTraining

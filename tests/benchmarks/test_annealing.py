@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.annealing import annealing, hard_instance, lemma_f1, lemma_f2, ring, ring_posterior
+from benchmarks.truth.annealing import annealing, hard_instance, lemma_f1, lemma_f2, ring, ring_posterior
 from posterior.priors import RingPrior
 
 

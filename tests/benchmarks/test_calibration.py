@@ -7,7 +7,7 @@ import csv
 import pytest
 from PIL import Image
 
-from benchmarks.calibration import calibration
+from benchmarks.truth.calibration import calibration
 
 
 def test_exact_samples_are_calibrated_and_the_rest_is_told_apart(tmp_path):

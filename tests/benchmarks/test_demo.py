@@ -6,8 +6,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks import demo as module
-from benchmarks.cells import cells, read_matrix
+from benchmarks.matrix.cells import cells, read_matrix
+from benchmarks.matrix import demo as module
 from posterior import UserError
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")

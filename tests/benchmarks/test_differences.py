@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.differences import differences
-from benchmarks.memory import kept
+from benchmarks.machine.memory import kept
+from benchmarks.matrix.differences import differences
 from posterior import UserError
 from posterior.priors import UNet
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.exact_posterior import best_scale, exact_posterior, run_task
-from benchmarks.fit_mixture import fit_mixture
-from benchmarks.problems import WithAnchor, field_problem, mixture_problem, random_mixture
+from benchmarks.faces.fit_mixture import fit_mixture
+from benchmarks.truth.exact_posterior import best_scale, exact_posterior, run_task
+from benchmarks.truth.problems import WithAnchor, field_problem, mixture_problem, random_mixture
 from datamodules.training import FolderImages
 from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.fairness import TONES, fairness, tone_shares, toned_mixture
+from benchmarks.truth.fairness import TONES, fairness, tone_shares, toned_mixture
 from datamodules import training
 from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise

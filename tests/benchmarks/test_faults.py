@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from benchmarks.faults import faults
-from benchmarks.processes import MARK, contents, left_after, living
+from benchmarks.campaigns.faults import faults
+from benchmarks.campaigns.processes import MARK, contents, left_after, living
 
 SEED = 7
 """With it the moments are: well within the run for a single process, and its start-up for the second of two."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.fuzz_bases import bases, pictures
-from benchmarks.fuzz_cases import intact_png
-from benchmarks.mutations import settings
+from benchmarks.campaigns.fuzz_bases import bases, pictures
+from benchmarks.campaigns.fuzz_cases import intact_png
+from benchmarks.campaigns.mutations import settings
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # they share what is costly to make
 
@@ -25,7 +25,7 @@ def report(root, tmp_path_factory) -> dict[str, Any]:
     """That of a small campaign; it forks, so it needs a process without threads."""
     output = tmp_path_factory.mktemp("fuzz")
     call = f"from pathlib import Path; fuzz(**{COUNTS}, seed={SEED}, output=Path({str(output)!r}), jobs=2)"
-    command = [sys.executable, "-c", f"from benchmarks.fuzz import fuzz; {call}"]
+    command = [sys.executable, "-c", f"from benchmarks.campaigns.fuzz import fuzz; {call}"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1200)
     path = output / "fuzz.json"
     assert path.is_file(), done.stderr

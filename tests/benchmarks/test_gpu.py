@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks import gpu as module
-from benchmarks.gpu import DEMOS, PARTS, Bench, gpu, launch, run_part
+from benchmarks.machine import gpu as module
+from benchmarks.machine.gpu import DEMOS, PARTS, Bench, gpu, launch, run_part
 from posterior import UserError
 from posterior.samplers import DPS, AnnealedLangevin, KineticLangevin
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.cells import cells, overlaid, read_matrix, read_settings
-from benchmarks.matrix import matrix
-from benchmarks.matrix_report import Estimate, Result, metric_rows, paired_rows, sweeps
+from benchmarks.matrix.cells import cells, overlaid, read_matrix, read_settings
+from benchmarks.matrix.matrix import matrix
+from benchmarks.matrix.report import Estimate, Result, metric_rows, paired_rows, sweeps
 from posterior import UserError
 from posterior.priors import GaussianFieldPrior
 from tests.test_cli import FIELD, write_images

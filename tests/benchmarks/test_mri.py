@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from benchmarks.mri import mri
+from benchmarks.science.mri import mri
 
 pytestmark = pytest.mark.xdist_group("mri")  # they share what is costly to make
 

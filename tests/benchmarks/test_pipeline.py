@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.pipeline import Findings, pipeline
-from benchmarks.reference_features import reference_features
+from benchmarks.machine.pipeline import Findings, pipeline
+from benchmarks.matrix.reference_features import reference_features
 from posterior import UserError
 from posterior.metrics import Inception, VGG16Pixels
 from posterior.metrics.distances import read_features

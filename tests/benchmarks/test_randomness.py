@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.randomness import randomness
+from benchmarks.machine.randomness import randomness
 from posterior.random import Streams
 
 

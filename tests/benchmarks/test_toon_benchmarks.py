@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import learned_prior as judging
-from benchmarks.compare import compare
-from benchmarks.cost import cost, unmeasured_std
-from benchmarks.learned_prior import learned_prior
-from benchmarks.step_size import Outcome, step_size
+from benchmarks.faces import learned_prior as judging
+from benchmarks.faces.cost import cost, unmeasured_std
+from benchmarks.faces.learned_prior import learned_prior
+from benchmarks.faces.step_size import Outcome, step_size
+from benchmarks.matrix.compare import compare
 from datamodules import training
 from posterior import UserError
 from posterior.metrics.features import kernel_distance

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.held_out import held_out_toon
+from benchmarks.faces.held_out import held_out_toon
 from datamodules import ImageArray
 from datamodules.array import load_arrays
 from posterior import UserError

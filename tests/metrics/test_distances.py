@@ -6,11 +6,11 @@ import torch
 from cleanfid import fid as clean_fid
 
 from posterior import UserError
-from posterior.callbacks.pictures import save_png
-from posterior.callbacks.table import format_distances
 from posterior.images import to_pixels
 from posterior.metrics import FeatureDistance, Inception, VGG16Pixels, distances, encode
 from posterior.metrics.distances import decode, read_features, write_features
+from posterior.results.pictures import save_png
+from posterior.results.table import format_distances
 
 
 def pictures(count, seed, side=40):

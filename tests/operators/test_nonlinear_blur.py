@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.recipe import fill_kernel_wizard_by_recipe
+from benchmarks.tools.recipe import fill_kernel_wizard_by_recipe
 from posterior import UserError, stream
 from posterior.operators import EncodedBlur, KernelWizard, NonlinearBlur
 

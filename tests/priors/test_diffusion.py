@@ -4,7 +4,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from benchmarks.recipe import fill_by_recipe
+from benchmarks.tools.recipe import fill_by_recipe
 from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import Dense

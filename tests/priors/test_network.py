@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.recipe import fill_by_recipe
+from benchmarks.tools.recipe import fill_by_recipe
 from posterior.errors import UserError
 from posterior.priors import DiffusionPrior, ScoreNetworkPrior, UNet
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.recipe import fill_by_recipe
+from benchmarks.tools.recipe import fill_by_recipe
 from posterior import UserError
 from posterior.priors import UNet
 from posterior.priors.unet import timestep_embedding

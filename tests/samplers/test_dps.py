@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.recipe import fill_by_recipe
+from benchmarks.tools.recipe import fill_by_recipe
 from posterior import Measurement, Streams, UserError, stream
 from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import GaussianBlur, Inpainting, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution

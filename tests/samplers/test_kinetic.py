@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.problems import random_mixture
+from benchmarks.truth.problems import random_mixture
 from posterior import Measurement, Streams, UserError, stream
 from posterior.metrics.distribution import sliced_wasserstein, sliced_wasserstein_floor, std_ratio
 from posterior.noise import GaussianNoise, PoissonNoise

@@ -1,0 +1,1 @@
+"""Campaigns: thousands of spoilt inputs, dozens of disturbed runs."""

@@ -1,0 +1,1 @@
+"""The machine: speed, memory, agreement of devices, random numbers."""

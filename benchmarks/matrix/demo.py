@@ -1,0 +1,93 @@
+"""From nothing to a picture: three tasks, posterior samples of each, DPS beside them on one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning_cli
+from benchmarks.matrix.cells import Cell, cells, read_matrix
+from benchmarks.matrix.matrix import run_cells
+from posterior.errors import UserError
+from posterior.files import say
+from posterior.ids import natural
+from posterior.results.pictures import make_grid, picture_names
+from posterior.results.table import cell as told
+
+CONFIG = Path("configs/benchmark/demo.yaml")
+TASKS = {
+    "super_resolution": "4x super-resolution",
+    "random_inpainting": "random inpainting",
+    "gaussian_deblurring": "Gaussian deblurring",
+}
+SAMPLERS = {"kinetic": "kinetic Langevin", "dps": "DPS"}
+
+
+def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> None:
+    """Posterior samples of held-out toon faces under three tasks, and what DPS makes of the first one.
+
+    Runs configs/benchmark/demo.yaml, in the folder of the repository; the same command again goes on from what is
+    there. Each run has a folder below ``dir``; ``grid.png`` there shows all of them.
+
+    Args:
+        dir: the folder.
+        limit: faces that the table is about.
+        faces: of these in grid.png.
+
+    Raises:
+        UserError: if a run fails.
+    """
+    lightning_cli.quiet()
+    if not CONFIG.is_file():
+        raise UserError(f"demo: {CONFIG} is not here: start it in the folder of the repository")
+    found = list(cells(read_matrix(CONFIG, smoke=False) | {"dir": str(dir)}, limit))
+    if failures := run_cells(found):
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"{name}: {reason}")
+    grid = Path(dir) / "grid.png"
+    write_grid(found, faces, grid)
+    say(f"\n{limit} held-out faces, means ± standard errors over them:")
+    for line in table(found):
+        say(line)
+    say("(resid.: ||y - A x|| over its noise, about 1 for the truth. NFE: network calls, forward + backward.)")
+    say(f"grid: {grid}")
+
+
+def title(cell: Cell) -> tuple[str, str]:
+    """Of a run, for people: task and sampler."""
+    return TASKS[cell.task], SAMPLERS[cell.sampler]
+
+
+def write_grid(found: Sequence[Cell], faces: int, path: Path) -> None:
+    """One picture of all runs: rows are runs and faces."""
+    rows = []
+    for cell in found:
+        task, sampler = title(cell)
+        ids = sorted((folder.name for folder in (cell.dir / "images").iterdir()), key=natural)
+        rows += [(f"{task}\n{sampler}", cell.dir / "images" / image_id) for image_id in ids[:faces]]
+    num_samples = found[0].config["model"]["num_samples"]
+    there = {picture.stem for picture in rows[0][1].iterdir()} - {"operator"}
+    make_grid(rows, picture_names(num_samples, there, num_samples), path, least_side=96)
+
+
+def table(found: Sequence[Cell]) -> list[str]:
+    """The runs' metrics, a row each, under a head and a rule."""
+    columns = {  # of single samples, or of their mean
+        "PSNR, a sample": ("sample", "psnr"),
+        "PSNR, mean": ("mean", "psnr"),
+        "LPIPS": ("sample", "lpips_alex_x2"),
+        "resid.": ("sample", "residual"),
+        "std": ("mean", "std"),
+    }
+    rows = [["task", "sampler", *columns, "NFE"]]
+    for cell in found:
+        report = json.loads((cell.dir / "metrics.json").read_text(encoding="utf-8"))
+        metrics, images = report["metrics"], report["images"]
+        values = [told(metrics[kind].get(name), images).replace("+-", "±") for kind, name in columns.values()]
+        calls = (f"{metrics['sample'][name]['mean']:.0f}" for name in ("nfe_forward", "nfe_backward"))
+        rows.append([*title(cell), *values, " + ".join(calls)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in padded]

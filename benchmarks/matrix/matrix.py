@@ -1,0 +1,115 @@
+"""Whole validation sets under tasks x samplers x seeds, by the same predict path as a single run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+import lightning_cli
+from benchmarks.matrix.cells import Cell, cells, read_matrix
+from benchmarks.matrix.report import write_matrix_report
+from posterior.errors import UserError
+from posterior.settings import overlaid
+
+
+def rank() -> int:
+    """This process's, as torchrun, SLURM or Lightning have set it."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def matrix(
+    config: Path,
+    smoke: bool = False,
+    dir: Path | None = None,
+    limit: int | None = None,
+    devices: int | None = None,
+    num_nodes: int = 1,
+    allow_local: bool = False,
+) -> None:
+    """Run every cell that is not finished, then write table.csv, table.md and report.html into the matrix's folder.
+
+    The file has the keys ``dir``; ``shared``, settings of all cells as `lightning_cli.py predict` has them; ``tasks``
+    and ``samplers``, name -> settings laid over them (a sampler's ``tasks``: task -> settings laid over those again;
+    its ``only``: a list of the tasks that it runs on); ``seeds``; and ``smoke``, the same keys, laid over everything by
+    ``--smoke``. A value that ends in .yaml is a file of settings, its path relative to the file it stands in, and
+    replaces what is below it; ``from`` beside other keys is such a file with those keys laid over it.
+
+    Every sampler of a task and seed sees the same measurements (the report checks it). The prior is loaded once. The
+    same command again goes on where it was stopped, also on another number of devices.
+
+    Args:
+        config: the matrix's file.
+        smoke: the small version, for CI.
+        dir: another folder than the file says.
+        limit: only the first so many images.
+        devices: devices a node; with more than one, or more nodes, by DDP. None: as the file says.
+        num_nodes: started by torchrun or SLURM (`docs/pipeline.md`).
+        allow_local: whether the file may name classes of files that are not installed.
+
+    Raises:
+        UserError: if the file is bad or a cell fails; the others are run first, unless there are several processes.
+    """
+    lightning_cli.quiet()
+    settings = read_matrix(Path(config), smoke)
+    if dir is not None:
+        settings["dir"] = str(dir)
+    if devices is None and num_nodes > 1:
+        raise UserError("matrix: num_nodes needs devices, the number on each node")
+    if devices is not None:
+        strategy = "ddp" if devices * num_nodes > 1 else "auto"
+        trainer = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
+        settings["shared"] = overlaid(settings["shared"], {"trainer": trainer})
+    found = list(cells(settings, limit))
+    failures = run_cells(found, allow_local)
+    if rank() != 0:
+        return
+    if len(failures) < len(found):
+        write_matrix_report(Path(settings["dir"]), found)
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"{len(failures)} of {len(found)} cells failed, first {name}: {reason}")
+
+
+def run_cells(found: Sequence[Cell], allow_local: bool = False) -> dict[str, UserError | OSError]:
+    """Run those that are not finished; names and reasons of the ones that fail."""
+    finished = {cell.name for cell in found if cell.finished}  # decided before any runs: ranks must agree
+    failures: dict[str, UserError | OSError] = {}
+    for number, cell in enumerate(found, start=1):
+        done = cell.name in finished
+        if rank() == 0:
+            told = ": finished already" if done else ""
+            print(f"[{number}/{len(found)}] {cell.name}{told}", file=sys.stderr, flush=True)
+        if done:
+            continue
+        try:
+            run_cell(cell, allow_local)
+        except (UserError, OSError) as error:
+            if cell.distributed:  # the others may be elsewhere: all have to stop
+                raise
+            failures[cell.name] = error
+            print(f"{cell.name}: {error}", file=sys.stderr)
+    return failures
+
+
+def run_cell(cell: Cell, allow_local: bool = False) -> None:
+    """Run one cell, and note that it came to its end.
+
+    Raises:
+        UserError: whatever stops it, or images that failed.
+    """
+    begun, digest = time.time(), cell.digest()
+    try:
+        lightning_cli.run("predict", cell.config, lightning_cli.RunStarted(), allow_local, share_prior=True)
+    except Exception as error:
+        metrics = cell.dir / "metrics.json"
+        if rank() == 0 and metrics.is_file() and metrics.stat().st_mtime >= begun:
+            cell.note(finished=False, digest=digest)  # images have failed, the others are there
+        if isinstance(error, (UserError, OSError)):
+            raise
+        raise UserError(lightning_cli.in_words(error)) from error
+    if rank() == 0:
+        cell.note(finished=True, digest=digest)

@@ -1,0 +1,1 @@
+"""Science: MRI and compressed sensing under known posteriors."""

@@ -1,0 +1,1 @@
+"""Exact truth: priors whose posteriors are known, and samplers held against them."""
