@@ -1,0 +1,311 @@
+"""The command `judge`, and the same from Python."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import inspect
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from benchmarks.judge.page import write_page
+from benchmarks.judge.problems import Case, Problem, chosen
+from benchmarks.judge.running import Budget, Contestant, ExactSets, FromFunction, Sizes, digest_of, planned, run
+from benchmarks.judge.verdict import Judged, correct, judge_samples, summary
+from posterior.checks import whole
+from posterior.errors import UserError
+from posterior.samplers import Sampler
+from posterior.settings import Given, conformed, overlaid, read_settings
+from posterior.settings.classes import import_class
+
+BUDGETS = {
+    "quick": Budget("quick", Sizes(12, 100, 200, 19), Sizes(3, 40, 40, 9, rows=120)),
+    "standard": Budget("standard", Sizes(24, 200, 400, 19), Sizes(8, 64, 64, 19, rows=150)),
+    "long": Budget("long", Sizes(48, 400, 1000, 39), Sizes(24, 100, 256, 19, rows=200)),
+}
+QUICK = ("two-modes", "ring", "mixture32", "hard-instance", "toon-inpainting", "toon-super-resolution")
+"""Problems of the budget `quick` where none is named; of the others, all."""
+
+
+@dataclass
+class Verdicts:
+    """What `judge` has found.
+
+    Args:
+        budget: its name.
+        seed: of measurements and samples.
+        found: sampler -> a verdict for each problem.
+    """
+
+    budget: str
+    seed: int
+    found: dict[str, list[Judged]]
+
+    def __str__(self) -> str:
+        lines = []
+        for name, judged in self.found.items():
+            lines.append(f"{name}: {summary(judged)}.")
+            lines += [f"  {one.problem:22s} {one.verdict()}" for one in judged]
+        return "\n".join(lines)
+
+
+def judge(
+    sampler: Sampler | Callable[..., Any] | Mapping[str, Sampler | Callable[..., Any] | Contestant],
+    problems: Sequence[Problem | str | Path] | None = None,
+    budget: str | Budget = "standard",
+    seed: int = 0,
+    output: Path | str | None = None,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> Verdicts:
+    """Run samplers, from y alone, on problems whose posterior is known exactly, and say what is wrong with them.
+
+    Args:
+        sampler: a sampler; a plain function (`FromFunction`); or several of them by name.
+        problems: problems, names of shipped ones, or files; those of the budget if None.
+        budget: ``quick`` (at most two minutes for a sampler of 100 calls, on two cores), ``standard`` (about ten),
+            ``long``; or sizes of your own.
+        seed: of measurements and samples: all samplers see the same measurements.
+        output: folder of the report, and of samples that are kept so that the same call goes on from there; None: no
+            report, and they are kept nowhere.
+        device: where samplers run.
+        quiet: say nothing while it goes on.
+
+    Raises:
+        UserError: if a name is not there, or a problem has no closed form. A sampler that breaks a rule is a verdict.
+    """
+    import tempfile
+
+    sizes = _budget(budget)
+    given = dict(sampler) if isinstance(sampler, Mapping) else {_label(sampler): sampler}
+    contestants = [one if isinstance(one, Contestant) else of_object(name, one) for name, one in given.items()]
+    names = problems if problems is not None else (QUICK if sizes.name == "quick" else ())
+    taken = [one for one in names if isinstance(one, Problem)]
+    others = [str(one) for one in names if not isinstance(one, Problem)]
+    if others or not taken:
+        taken += chosen(others, allow_local=True)
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _judged(contestants, taken, sizes, seed, Path(folder), device, quiet)
+    place = Path(output)
+    place.mkdir(parents=True, exist_ok=True)
+    verdicts = _judged(contestants, taken, sizes, seed, place, device, quiet)
+    write_page(place, verdicts.budget, seed, verdicts.found, taken)
+    return verdicts
+
+
+def _judged(
+    contestants: Sequence[Contestant],
+    problems: Sequence[Problem],
+    budget: Budget,
+    seed: int,
+    folder: Path,
+    device: str,
+    quiet: bool,
+) -> Verdicts:
+    exact = ExactSets(folder, seed)
+    progress = _Progress(
+        sum(count * len(ids) for problem in problems for _, ids, count in planned(problem, budget.of(problem)))
+        * len(contestants),
+        quiet,
+    )
+    found: dict[str, list[Judged]] = {one.name: [] for one in contestants}
+    for problem in problems:
+        sizes = budget.of(problem)
+        known: dict[str, Case] = {}
+        for contestant in contestants:
+            progress.at = f"{contestant.name} on {problem.name}"
+            try:
+                sampled = run(contestant, problem, sizes, seed, folder / "cells", progress.told, device, known)
+                judged = judge_samples(sampled, exact, sizes)
+            except UserError as error:
+                judged = Judged(problem.name, problem.tells, failure=str(error))
+                progress.skip(sum(count * len(ids) for _, ids, count in planned(problem, sizes)))
+            found[contestant.name].append(judged)
+            progress.begin()
+        exact.kept.clear()
+    for judged_ones in found.values():
+        correct(judged_ones)
+    return Verdicts(budget.name, seed, found)
+
+
+class _Progress:
+    """Says on standard error, at most every few seconds, how far it is and how long it will take."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self.total, self.quiet = total, quiet
+        self.done, self.before = 0, 0
+        self.at = ""
+        self.start = self.last = time.monotonic()
+
+    def begin(self) -> None:
+        """Of the next problem."""
+        self.before = self.done
+
+    def skip(self, rows: int) -> None:
+        """What will not be sampled."""
+        self.done = self.before + rows
+
+    def told(self, rows: int) -> None:
+        """So many samples more."""
+        self.done += rows
+        now = time.monotonic()
+        if self.quiet or (now - self.last < 5 and self.done < self.total):
+            return
+        self.last = now
+        left = (now - self.start) / self.done * (self.total - self.done)
+        print(f"{self.at}: {self.done / self.total:4.0%}, about {_duration(left)} left", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _budget(budget: str | Budget) -> Budget:
+    if isinstance(budget, Budget):
+        return budget
+    if budget not in BUDGETS:
+        raise UserError(f"--budget: there is no budget {budget!r}; there are {', '.join(BUDGETS)}")
+    return BUDGETS[budget]
+
+
+def _label(sampler: Any) -> str:
+    return sampler.__name__ if inspect.isfunction(sampler) else type(sampler).__name__
+
+
+def of_object(name: str, sampler: Any) -> Contestant:
+    """Of a sampler, or of a plain function.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if not isinstance(sampler, Sampler):
+        if not callable(sampler) or inspect.isclass(sampler):
+            raise UserError(
+                f"{name}: {type(sampler).__name__} is no sampler: a Sampler, or a function of y and operator"
+            )
+        sampler = FromFunction(sampler)
+    return Contestant(name, lambda problem: sampler, lambda problem: digest_of(repr(vars(sampler)), sampler))
+
+
+def of_settings(name: str, settings: Any, allow_local: bool = False) -> Contestant:
+    """Of settings of a sampler; a ``judge:`` section beside them has settings for problems by pattern of their name.
+
+    Raises:
+        UserError: if they are not those of a sampler.
+    """
+    special: Any = {}
+    if isinstance(settings, dict):
+        settings = dict(settings)
+        if "class_path" not in settings and isinstance(settings.get("model"), dict):
+            settings = dict(settings["model"].get("sampler") or {})  # a whole experiment: its sampler
+        special = settings.pop("judge", None) or {}
+        if not isinstance(special, dict):
+            raise UserError(f"{name}: judge: must hold settings by problem (pattern: {{setting: value}})")
+
+    def on(problem: Problem) -> dict[str, Any]:
+        found = settings if isinstance(settings, dict) else {"class_path": settings}
+        for pattern, more in special.items():
+            if fnmatch.fnmatchcase(problem.name, pattern):
+                found = overlaid(found, {"init_args": more})
+        return conformed({"sampler": found}, {"sampler": Sampler}, allow_local)["sampler"]
+
+    def made(problem: Problem) -> Sampler:
+        return build(on(problem), name)
+
+    def digest(problem: Problem) -> str:
+        checked = on(problem)
+        return digest_of(checked, build(checked, name))
+
+    return Contestant(name, made, digest)
+
+
+def build(settings: dict[str, Any], name: str) -> Sampler:
+    """The sampler of checked settings.
+
+    Raises:
+        UserError: what its constructor has against them.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--sampler", type=Sampler)
+    try:
+        found: Sampler = parser.instantiate_classes(parser.parse_object({"sampler": settings})).sampler
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(f"{name}: {cause or ' '.join(str(error).split())}") from error
+    return found
+
+
+def contestant_of(text: str, allow_local: bool = False) -> Contestant:
+    """Of what stands behind ``--sampler``: [NAME=]FILE.yaml, [NAME=]module.Class or [NAME=]module.function.
+
+    Raises:
+        UserError: if it is none of them.
+    """
+    label, equals, place = text.partition("=")
+    if not equals:
+        label, place = "", text
+    if place.endswith((".yaml", ".yml")):
+        path = Path(place)
+        if not path.is_file():
+            raise UserError(f"--sampler: the file of settings {place} does not exist")
+        return of_settings(label or path.stem, read_settings(path), allow_local)
+    full, found = import_class(place, Sampler, "--sampler")
+    name = label or full.rpartition(".")[2]
+    if inspect.isfunction(found):
+        return of_object(name, found)
+    if not (inspect.isclass(found) and issubclass(found, Sampler)):
+        raise UserError(
+            f"--sampler: {full} is no sampler: name a subclass of posterior.samplers.Sampler, a file of settings, or a "
+            "function of (y, operator, num_samples)"
+        )
+    return of_settings(name, {"class_path": Given(full)}, allow_local)
+
+
+def judge_command(arguments: Sequence[str]) -> None:
+    """Read the command line, judge, print the verdicts."""
+    parser = argparse.ArgumentParser(
+        prog="posterior-sampling judge",
+        description="Any sampler, from y alone, on problems whose posterior is known exactly: what is wrong, in words.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--sampler",
+        action="append",
+        required=True,
+        metavar="[NAME=]WHAT",
+        help="a class (my_sampler.MySampler, DPS), a file of settings, or a plain function; may be given again",
+    )
+    parser.add_argument("--output", type=Path, default=Path("results/judge"), help="folder (results/judge)")
+    parser.add_argument("--budget", default="standard", help="quick (2 min), standard (10 min), long (standard)")
+    parser.add_argument(
+        "--problems", action="append", default=[], help="names, patterns or files, with commas between them (all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of measurements and samples (0)")
+    parser.add_argument("--device", default="cpu", help="where samplers run (cpu)")
+    parser.add_argument("--allow-local", action="store_true", help="files may name classes that are not installed")
+    options = parser.parse_args(list(arguments))
+    whole("judge", "seed", options.seed, 0, 2**63)
+    contestants: dict[str, Contestant] = {}
+    for text in options.sampler:
+        one = contestant_of(text, options.allow_local)
+        if one.name in contestants:
+            raise UserError(f"--sampler: two samplers are called {one.name}: write NAME={text.rpartition('=')[2]}")
+        contestants[one.name] = one
+    names = [name.strip() for text in options.problems for name in text.split(",") if name.strip()]
+    budget = _budget(options.budget)
+    problems = chosen(names or (QUICK if budget.name == "quick" else ()), options.allow_local)
+    verdicts = judge(contestants, problems, budget, options.seed, options.output, options.device)
+    print(verdicts)
+    print(f"report: {options.output / 'judge.html'}")
+    if any(one.failure for found in verdicts.found.values() for one in found):
+        sys.exit(2)

@@ -1,0 +1,417 @@
+"""Problems whose posterior is known exactly: a prior in closed form, an operator, a noise law."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from benchmarks.truth.annealing import hard_mixture, ring_posterior
+from benchmarks.truth.problems import random_mixture
+from posterior.checks import real, whole
+from posterior.errors import UserError
+from posterior.measurement import Measurement
+from posterior.noise import GaussianNoise, Likelihood
+from posterior.operators import Dense, LinearOperator, Operator, OperatorFamily
+from posterior.operators.base import Diagonal
+from posterior.priors import GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
+from posterior.random import Streams, stream
+from posterior.samplers import ExactGaussian, MixturePosterior
+from posterior.settings import conformed, file_digests, read_settings
+
+SHIPPED = Path("configs/problem")
+SEEN = 0.5
+"""A direction is measured if its singular value is at least this share of the largest."""
+MOST_NUMBERS = 1_000_000
+
+
+class Truth(ABC):
+    """What is known exactly of a prior: draws, its log density, its posteriors."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Samples (count, C, H, W) of the prior."""
+
+    @abstractmethod
+    def log_prior(self, x: Tensor) -> Tensor:
+        """Log density of the prior, up to a constant, (B,)."""
+
+    @abstractmethod
+    def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
+        """Exact samples (count, C, H, W) of p(x | y) for the measurement of one image."""
+
+    def modes(self, x: Tensor) -> Tensor | None:
+        """The mode that each sample belongs to, (B,); None where there are none to speak of."""
+        return None
+
+    def check(self, operator: LinearOperator) -> None:  # noqa: B027 - most know it for all of them
+        """Refuse operators for which the posterior is not known.
+
+        Raises:
+            UserError: naming the operator.
+        """
+
+
+class MixtureTruth(Truth):
+    """Of a Gaussian mixture: its posteriors are mixtures."""
+
+    def __init__(self, prior: GaussianMixturePrior) -> None:
+        self.prior = prior
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.prior.sample(count, generator)
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        return self.prior.log_prob(x)
+
+    def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
+        return MixturePosterior(self.prior, measurement).sample(count, generator)
+
+    def modes(self, x: Tensor) -> Tensor | None:
+        return self.prior.responsibilities(x).argmax(dim=1) if len(self.prior.weights) > 1 else None
+
+
+class FieldTruth(Truth):
+    """Of a Gaussian field: its posteriors are Gaussian."""
+
+    def __init__(self, prior: GaussianFieldPrior, image_shape: tuple[int, int, int]) -> None:
+        self.prior, self.image_shape = prior, image_shape
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.prior.sample_from(torch.randn(count, *self.image_shape, generator=generator))
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        centred = self.prior.centre(x)
+        return -0.5 * (centred * self.prior.filter(centred, 1 / self.prior.spectrum(x.shape))).flatten(1).sum(dim=1)
+
+    def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return ExactGaussian()(self.prior, measurement.repeat(count), Streams(seed, ["exact"], count))
+
+
+class RingTruth(Truth):
+    """Of the ring in the plane, one of whose coordinates is measured: on a grid."""
+
+    def __init__(self, prior: RingPrior) -> None:
+        self.prior = prior
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.prior.sample(count, generator)
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        return self.prior.log_prob(x)
+
+    def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
+        sigma_y = measurement.gaussian_sigma("the ring's posterior")
+        return ring_posterior(self.prior, measurement.y, sigma_y, None, 1.0, count, generator)
+
+    def check(self, operator: LinearOperator) -> None:
+        first = torch.tensor([[1.0, 0.0]])
+        if not isinstance(operator, Dense) or not torch.equal(operator.matrix, first):
+            raise UserError("the ring's posterior is known where its first coordinate is measured: Coordinates([0])")
+
+
+def truth_of(prior: Prior, image_shape: tuple[int, int, int]) -> Truth | None:
+    """What is known exactly of a prior; None if it has no closed form."""
+    if isinstance(prior, GaussianMixturePrior):
+        return MixtureTruth(prior)
+    if isinstance(prior, GaussianFieldPrior):
+        return FieldTruth(prior, image_shape)
+    if isinstance(prior, RingPrior):
+        return RingTruth(prior)
+    return None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image of a problem and its measurement; exact samples are drawn when they are asked for.
+
+    Args:
+        id: the name of its random streams.
+        truth: x, (1, C, H, W), drawn from the prior.
+        measurement: of x.
+    """
+
+    id: str
+    truth: Tensor
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prior whose posteriors are known, an operator and a noise law.
+
+    Args:
+        name: a word.
+        tells: what a sampler shows on it, in a few words.
+        prior: in closed form: Gaussian field, Gaussian mixture, ring.
+        operator: linear; where it is random, every image has its own.
+        likelihood: Gaussian noise.
+        image_shape: (C, H, W).
+        settings: what it was made from, if from a file.
+
+    Raises:
+        UserError: if the posterior is not known exactly.
+    """
+
+    name: str
+    tells: str
+    prior: Prior
+    operator: OperatorFamily
+    likelihood: Likelihood
+    image_shape: tuple[int, int, int]
+    settings: Any = None
+    truth: Truth = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        certificate = "a sampler can be certified under any prior by another command: calibrate"
+        truth = truth_of(self.prior, self.image_shape)
+        if truth is None:
+            raise UserError(
+                f"problem {self.name}: {type(self.prior).__name__} has no closed form, so its posterior is not known "
+                f"exactly ({certificate})"
+            )
+        if not isinstance(self.likelihood, GaussianNoise):
+            raise UserError(
+                f"problem {self.name}: the posterior is known under Gaussian noise only, not {self.likelihood} "
+                f"({certificate})"
+            )
+        self.prior.check_images(self.image_shape)
+        object.__setattr__(self, "truth", truth)
+        one = self.realise(["check"])
+        if not isinstance(one, LinearOperator):
+            raise UserError(
+                f"problem {self.name}: the posterior is known for linear operators only, not {type(one).__name__} "
+                f"({certificate})"
+            )
+        truth.check(one)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of an image."""
+        return math.prod(self.image_shape)
+
+    def realise(self, ids: Sequence[str], seed: int = 0) -> Operator:
+        """The operator of a batch of images."""
+        return self.operator.realise(self.image_shape, [stream(seed, one, -1, "operator") for one in ids])
+
+    def cases(self, ids: Sequence[str], seed: int) -> list[Case]:
+        """Images drawn from the prior, and their measurements: each depends on (seed, id) alone."""
+        found = []
+        for one in ids:
+            truth = self.truth.draw(1, stream(seed, one, -1, "truth"))
+            operator = self.realise([one], seed)
+            noise = Streams(seed, [one], samples=[-1]).randn("measurement", operator.measurement_shape)
+            found.append(Case(one, truth, Measurement.simulate(truth, operator, self.likelihood, noise)))
+        return found
+
+    def batch(self, cases: Sequence[Case], seed: int) -> Measurement:
+        """The measurements of several cases as one batch."""
+        operator = self.realise([case.id for case in cases], seed)
+        return Measurement(torch.cat([case.measurement.y for case in cases]), operator, self.likelihood)
+
+    def exact(self, case: Case, count: int, seed: int) -> Tensor:
+        """Exact samples (count, C, H, W) of p(x | y)."""
+        return self.truth.posterior(case.measurement, count, stream(seed, case.id, -1, "exact"))
+
+    def reference(self, case: Case, seed: int) -> Tensor:
+        """A point (1, C, H, W) to measure distances from: another draw of the prior."""
+        return self.truth.draw(1, stream(seed, case.id, -1, "reference"))
+
+    def parts(self, case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Name of a subspace -> coordinates of x (B, C, H, W) in it, (B, n), orthonormal.
+
+        What y sees, and what it does not see; without the operator's `diagonal`, none.
+        """
+        basis = self._diagonal if not self.operator.random else _diagonal_of(case.measurement.operator)
+        if basis is None:
+            return {}
+        gains = basis.gains.expand(1, *basis.analyse(case.truth).shape[1:]).reshape(-1)
+        seen = gains >= SEEN**2 * gains.max()
+        found: dict[str, Callable[[Tensor], Tensor]] = {}
+        for name, mask in (("measured", seen), ("unmeasured", ~seen)):
+            if mask.any():
+                found[name] = functools.partial(_coordinates, basis, mask)
+        return found
+
+    @functools.cached_property
+    def _diagonal(self) -> Diagonal | None:
+        return _diagonal_of(self.realise(["diagonal"]))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that decides its measurements and posteriors."""
+        if self.settings is None:
+            told: Any = [repr(self.operator), repr(vars(self.operator)), repr(self.likelihood)]
+        else:
+            told = [self.settings, file_digests(self.settings)]
+        text = json.dumps([self.name, self.prior.fingerprint(), list(self.image_shape), told], default=str)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _diagonal_of(operator: Operator) -> Diagonal | None:
+    assert isinstance(operator, LinearOperator)
+    return operator.diagonal()
+
+
+def _coordinates(basis: Diagonal, mask: Tensor, x: Tensor) -> Tensor:
+    return basis.analyse(x).flatten(1)[:, mask]
+
+
+@dataclass(frozen=True)
+class RandomProjection(OperatorFamily):
+    """y = M x, M (rows, d) of normal numbers of variance 1 / d, the same for all images.
+
+    Args:
+        rows: numbers measured, >= 1.
+        seed: of M.
+    """
+
+    rows: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("RandomProjection", "rows", self.rows, 1, MOST_NUMBERS)
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Dense:
+        size = math.prod(image_shape)
+        matrix = torch.randn(self.rows, size, generator=stream(self.seed, "projection", -1, "operator"))
+        return Dense(matrix / size**0.5, image_shape)
+
+
+@dataclass(frozen=True)
+class Coordinates(OperatorFamily):
+    """Some numbers of an image, in row-major order.
+
+    Args:
+        entries: which, from 0.
+    """
+
+    entries: Sequence[int]
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Dense:
+        size = math.prod(image_shape)
+        if not self.entries or not all(0 <= entry < size for entry in self.entries):
+            raise UserError(f"Coordinates: entries must be from 0 to {size - 1} for images {tuple(image_shape)}")
+        return Dense(torch.eye(size)[list(self.entries)], image_shape)
+
+
+def random_modes(num_components: int = 6, seed: int = 0) -> GaussianMixturePrior:
+    """A mixture of wide and narrow Gaussians in 32 dimensions, images (2, 4, 4); see `random_mixture`."""
+    whole("random_modes", "num_components", num_components, 1, 1000)
+    return random_mixture(num_components, stream(seed, "mixture", -1, "prior"))
+
+
+def two_modes(distance: float = 2.0, width: float = 0.2, numbers: int = 8) -> GaussianMixturePrior:
+    """Two Gaussians of equal weight at +- distance / 2 along the first coordinate, images (1, 1, numbers).
+
+    Args:
+        distance: between the centres, > 0.
+        width: standard deviation of each, > 0.
+        numbers: dimensions, >= 2.
+    """
+    real("two_modes", "distance", distance, above=0)
+    real("two_modes", "width", width, above=0)
+    whole("two_modes", "numbers", numbers, 2, MOST_NUMBERS)
+    means = torch.zeros(2, 1, 1, numbers)
+    means[:, 0, 0, 0] = torch.tensor([-distance / 2, distance / 2])
+    covariances = width**2 * torch.eye(numbers).expand(2, -1, -1)
+    return GaussianMixturePrior.full(torch.tensor([0.5, 0.5]), means, covariances)
+
+
+def hidden_bits(bits: int = 8, spread: float = 0.1, seed: int = 0) -> GaussianMixturePrior:
+    """The hard instance of the paper's Section 2, images (2 bits, 1, 1); see `hard_mixture`."""
+    whole("hidden_bits", "bits", bits, 1, 12)
+    real("hidden_bits", "spread", spread, above=0)
+    return hard_mixture(bits, spread, stream(seed, "hard instance", -1, "prior"))
+
+
+PARTS: dict[str, Any] = {
+    "tells": str,
+    "image_shape": tuple[int, int, int],
+    "prior": Prior,
+    "operator": OperatorFamily,
+    "likelihood": Likelihood,
+}
+
+
+def read_problem(path: Path, allow_local: bool = False) -> Problem:
+    """The problem of a YAML file with the keys of `PARTS`; its name is the file's.
+
+    Raises:
+        UserError: naming the file and what is wrong in it, or that its posterior is not known in closed form.
+    """
+    settings = read_settings(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: a problem has the settings {', '.join(PARTS)}")
+    missing = [name for name in PARTS if name not in settings]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is missing: a problem has {', '.join(PARTS)}")
+    try:
+        checked = conformed(settings, PARTS, allow_local)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    parser = ArgumentParser(exit_on_error=False)
+    for name in ("prior", "operator", "likelihood"):
+        parser.add_argument(f"--{name}", type=PARTS[name])
+    classes = {name: checked[name] for name in ("prior", "operator", "likelihood")}
+    try:
+        made = parser.instantiate_classes(parser.parse_object(classes))
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(f"{path}: {cause or ' '.join(str(error).split())}") from error
+    shape = tuple(checked["image_shape"])
+    for number in shape:
+        whole(f"{path}: image_shape", "a side", number, 1, MOST_NUMBERS)
+    return Problem(
+        path.stem,
+        checked["tells"],
+        made.prior,
+        made.operator,
+        made.likelihood,
+        shape,
+        json.loads(json.dumps(checked, default=str)),
+    )
+
+
+def shipped(folder: Path = SHIPPED) -> dict[str, Path]:
+    """Name -> file of the problems that come with the project, in the order of their names."""
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def chosen(wanted: Sequence[str], allow_local: bool = False) -> list[Problem]:
+    """Problems by name, by pattern (``toon-*``), or by the path of a file; all that are shipped if none is named.
+
+    Raises:
+        UserError: naming what is there, if one is not.
+    """
+    there = shipped()
+    files: dict[Path, None] = {}
+    for one in wanted or ["*"]:
+        found = [path for name, path in there.items() if fnmatch.fnmatchcase(name, one)]
+        if not found and Path(one).suffix in (".yaml", ".yml"):
+            found = [Path(one)]
+        if not found:
+            raise UserError(
+                f"--problems: there is no problem {one!r}; there are {', '.join(there)}, or a file of yours"
+            )
+        files |= dict.fromkeys(found)
+    problems = [read_problem(path, allow_local) for path in files]
+    names = [problem.name for problem in problems]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--problems: two problems are called {name}: rename a file")
+    return problems

@@ -1,0 +1,454 @@
+"""A sampler run on a problem, from y alone, in cells that are kept: a run that is killed goes on from them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import random
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import posterior
+from benchmarks.judge.problems import Case, Problem
+from posterior.errors import Diverged, UserError
+from posterior.files import write_whole
+from posterior.measurement import Measurement
+from posterior.metrics.distribution import distance_of_projections, sorted_projections
+from posterior.priors import Prior
+from posterior.random import Streams, key_of
+from posterior.samplers import Sampler
+from posterior.samplers.base import Observer, unobserved
+
+LARGE = 1000
+"""Numbers of an image from which a problem counts as large."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is sampled of one problem.
+
+    Args:
+        measurements: that are compared with exact samples.
+        samples: of each of them.
+        pairs: further (x, y), for ranks.
+        ranked: K, samples of each pair.
+        sets: exact sets of a measurement, of as many samples.
+        rows: chains at a time.
+    """
+
+    measurements: int
+    samples: int
+    pairs: int
+    ranked: int
+    sets: int = 4
+    rows: int = 500
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes for small and for large problems."""
+
+    name: str
+    small: Sizes
+    large: Sizes
+
+    def of(self, problem: Problem) -> Sizes:
+        """What a problem is worth."""
+        return self.large if problem.dimension >= LARGE else self.small
+
+
+class FromFunction(Sampler):
+    """A plain function as a sampler: called once an image, with what it has parameters for.
+
+    ``y`` (the measurement, (*measurement_shape)), ``operator`` (of one image: ``forward``, ``adjoint``),
+    ``num_samples``, ``prior`` (``denoise``, ``score``), ``sigma_y`` and ``generator`` (torch's), as far as it has
+    parameters of these names. It returns (num_samples, C, H, W). Global random states (torch, numpy, random) are set
+    from the seed, the image and the samples' numbers before each call, and put back after it.
+
+    Args:
+        function: the function.
+
+    Raises:
+        UserError: if it has a parameter of another name without a default.
+    """
+
+    OFFERED = ("y", "operator", "num_samples", "prior", "sigma_y", "generator")
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.wanted = []
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in self.OFFERED:
+                self.wanted.append(name)
+            elif parameter.default is parameter.empty and parameter.kind not in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            ):
+                raise UserError(
+                    f"{function.__name__} wants {name!r}; a function is given {', '.join(self.OFFERED)}, as far as it "
+                    "has parameters of these names"
+                )
+
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
+        rows_of: dict[str, list[int]] = {}
+        for row, (image_id, _) in enumerate(rng.rows):
+            rows_of.setdefault(image_id, []).append(row)
+        samples: Tensor | None = None
+        for done, (image_id, rows) in enumerate(rows_of.items(), start=1):
+            one = measurement.rows(torch.tensor(rows[:1], device=measurement.y.device))
+            seed = key_of(rng.seed, image_id, rng.rows[rows[0]][1], "function") >> 1
+            offered = {
+                "y": one.y[0],
+                "operator": one.operator,
+                "num_samples": len(rows),
+                "prior": prior,
+                "sigma_y": one.likelihood.sigma_y,
+                "generator": torch.Generator(one.y.device).manual_seed(seed),
+            }
+            before = _random_states()
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - the function's author may use it
+            random.seed(seed)
+            found = self.function(**{name: offered[name] for name in self.wanted})
+            _put_back(before)
+            found = torch.as_tensor(found)
+            if tuple(found.shape) != (len(rows), *measurement.image_shape):
+                raise UserError(
+                    f"{self.function.__name__} returned {tuple(found.shape)}, expected (num_samples, C, H, W) = "
+                    f"{(len(rows), *measurement.image_shape)}"
+                )
+            if samples is None:
+                samples = torch.empty(len(rng), *measurement.image_shape, device=measurement.y.device)
+            samples[rows] = found.to(samples)
+            observe("function", done, len(rows_of), samples)
+        assert samples is not None
+        return samples
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A sampler to be judged.
+
+    Args:
+        name: what it is called in tables.
+        made: problem -> the sampler, with the settings that it has there.
+        digest: problem -> digest of settings and code.
+    """
+
+    name: str
+    made: Callable[[Problem], Sampler]
+    digest: Callable[[Problem], str]
+
+
+@dataclass
+class Sampled:
+    """What a sampler has given on a problem.
+
+    Args:
+        problem: where.
+        cases: those that are compared with exact samples.
+        samples: of each case, (N, C, H, W).
+        pairs: those whose truths are ranked.
+        ranked: (K, P, C, H, W).
+        diverged: ids of cases and pairs with a chain that is not finite.
+        forward, backward: calls a sample.
+        seconds: of all, and of how many samples.
+    """
+
+    problem: Problem
+    cases: list[Case] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+    pairs: list[Case] = field(default_factory=list)
+    ranked: list[Tensor] = field(default_factory=list)
+    diverged: list[str] = field(default_factory=list)
+    forward: float = 0.0
+    backward: float = 0.0
+    seconds: float = 0.0
+    rows: int = 0
+
+    @property
+    def total(self) -> int:
+        """Cases and pairs that were tried."""
+        return len(self.cases) + len(self.pairs) + len(self.diverged)
+
+    def add(self, cell: Cell, cases: Sequence[Case], compared: bool) -> None:
+        """The rows of a cell: (samples, cases, C, H, W)."""
+        values = torch.from_numpy(cell.samples)
+        finite = torch.isfinite(values).flatten(2).all(dim=2).all(dim=0)
+        for place, case in enumerate(cases):
+            if not finite[place]:
+                self.diverged.append(case.id)
+            elif compared:
+                self.cases.append(case)
+                self.samples.append(values[:, place])
+            else:
+                self.pairs.append(case)
+                self.ranked.append(values[:, place])
+        self.forward += cell.forward
+        self.backward += cell.backward
+        self.seconds += cell.seconds
+        self.rows += cell.samples.shape[0] * cell.samples.shape[1]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Samples (S, cases, C, H, W) of a few cases, NaN for those that diverged, and what they cost in all."""
+
+    samples: np.ndarray
+    forward: float
+    backward: float
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path) -> Cell | None:
+        """A kept one; None if there is none, or it is damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["samples"], *(float(value) for value in arrays["cost"]))
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Keep it; the file appears whole."""
+        import io
+
+        buffer = io.BytesIO()
+        np.savez(buffer, samples=self.samples, cost=np.array([self.forward, self.backward, self.seconds]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, buffer.getvalue())
+
+
+def planned(problem: Problem, sizes: Sizes) -> Iterator[tuple[str, list[str], int]]:
+    """The cells of a problem: (name, ids of cases, samples of each)."""
+    for number in range(sizes.measurements):
+        yield f"compared-{number:04d}-{sizes.samples}", [f"{problem.name}/compared/{number}"], sizes.samples
+    together = max(1, sizes.rows // sizes.ranked)
+    for start in range(0, sizes.pairs, together):
+        ids = [f"{problem.name}/pair/{number}" for number in range(start, min(start + together, sizes.pairs))]
+        yield f"pairs-{start:05d}-{len(ids)}-{sizes.ranked}", ids, sizes.ranked
+
+
+def run(
+    contestant: Contestant,
+    problem: Problem,
+    sizes: Sizes,
+    seed: int,
+    folder: Path,
+    told: Callable[[int], None] = lambda rows: None,
+    device: torch.device | str = "cpu",
+    known: dict[str, Case] | None = None,
+) -> Sampled:
+    """Samples of all cells, those that are kept and those that are not yet.
+
+    Args:
+        contestant: the sampler.
+        problem: where.
+        sizes: how much.
+        seed: of measurements and samples.
+        folder: of the cells.
+        told: called with the number of samples that a cell had, when it is there.
+        device: where the sampler runs.
+        known: cases by id, for all samplers of the problem; those that are missing are added.
+
+    Raises:
+        UserError: if the sampler does not keep to the rules (`draw`), or its settings do not fit.
+    """
+    found, known = Sampled(problem), {} if known is None else known
+    place = folder / contestant.digest(problem) / f"{problem.name}-{problem.digest}-{seed}"
+    sampler: Sampler | None = None
+    for name, ids, count in planned(problem, sizes):
+        known |= {case.id: case for case in problem.cases([one for one in ids if one not in known], seed)}
+        cases = [known[one] for one in ids]
+        path = place / f"{name}.npz"
+        cell = Cell.read(path)
+        if cell is None or cell.samples.shape != (count, len(ids), *problem.image_shape):
+            sampler = sampler or contestant.made(problem)
+            cell = draw(contestant.name, sampler, problem, cases, count, seed, device)
+            cell.write(path)
+        found.add(cell, cases, name.startswith("compared"))
+        told(count * len(ids))
+    return found
+
+
+def draw(
+    name: str,
+    sampler: Sampler,
+    problem: Problem,
+    cases: Sequence[Case],
+    count: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Cell:
+    """So many samples of each case, by one call of the sampler, which is held to the rules.
+
+    Raises:
+        UserError: if it returns another shape or type, changes its arguments or a global random state, or raises
+            anything but `Diverged`.
+    """
+    prior = problem.prior.to(device)
+    rows = problem.batch(cases, seed).to(device).repeat(count)
+    y, states, weights = rows.y.clone(), _random_states(), prior.fingerprint()
+    streams = Streams(seed, [case.id for case in cases], count, device)
+    cost, start = (prior.cost.forward, prior.cost.backward), time.monotonic()
+    shape = (len(streams), *problem.image_shape)
+    try:
+        with torch.no_grad():
+            samples = sampler(prior, rows, streams)
+    except Diverged as error:
+        samples = torch.zeros(shape, device=device)
+        bad = [image_id in error.reasons for image_id, _ in streams.rows]
+        samples[torch.tensor(bad, device=device)] = torch.nan
+        if not all(bad):
+            raise UserError(f"{name}: says that it diverged, but not in all images of the batch") from error
+    except UserError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{name} fails on {problem.name}: {type(error).__name__}: {text}") from error
+    seconds = time.monotonic() - start
+    if not isinstance(samples, Tensor) or tuple(samples.shape) != shape or not samples.is_floating_point():
+        told = (
+            f"{tuple(samples.shape)} {samples.dtype}" if isinstance(samples, Tensor) else f"a {type(samples).__name__}"
+        )
+        raise UserError(f"{name}: returned {told}, expected a tensor of floats {shape}: one sample for each row")
+    if not torch.equal(rows.y, y):
+        raise UserError(f"{name}: changed its measurement: a sampler leaves its arguments as they are")
+    if prior.fingerprint() != weights:
+        raise UserError(f"{name}: changed the prior: a sampler leaves its arguments as they are")
+    changed = [what for what, state in _random_states().items() if not _same(state, states[what])]
+    if changed:
+        raise UserError(
+            f"{name}: changed the global random state of {', '.join(changed)}: draw from rng, so that a sample does "
+            "not depend on what ran before (a plain function may use them: name the function itself)"
+        )
+    spent = (prior.cost.forward - cost[0], prior.cost.backward - cost[1])
+    kept = samples.detach().float().cpu().view(count, len(cases), *problem.image_shape).numpy()
+    return Cell(kept, float(spent[0]), float(spent[1]), seconds)
+
+
+def _random_states() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - somebody else's use of it is looked for
+        "random": random.getstate(),
+    }
+
+
+def _put_back(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["random"])
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(np.array_equal(one["state"][key], other["state"][key]) for key in one["state"])
+    return bool(one == other)
+
+
+def code_of(sampler: Any) -> str:
+    """Digest of the code that decides what a sampler gives: its module's file, and all of `posterior`."""
+    files = {Path(inspect.getfile(kind)) for kind in _classes(sampler)}
+    files |= set(Path(posterior.__file__).parent.rglob("*.py"))
+    whole = hashlib.blake2b(digest_size=8)
+    for file in sorted(files):
+        if file.is_file():
+            whole.update(hashlib.blake2b(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _classes(value: Any) -> Iterator[Any]:
+    """The classes of an object and of what it holds, as far as they have a file."""
+    if isinstance(value, FromFunction):
+        yield value.function
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, Tensor)):
+        for kind in type(value).__mro__:
+            if kind.__module__ not in ("builtins", "abc", "typing"):
+                yield kind
+        for inner in vars(value).values():
+            yield from _classes(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _classes(inner)
+
+
+def digest_of(settings: Any, sampler: Any) -> str:
+    """Of settings and code."""
+    told = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.blake2b(f"{told} {code_of(sampler)}".encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Exact samples of a measurement.
+
+    Args:
+        sets: independent ones, (N, C, H, W).
+        projections: of each of them (`sorted_projections`).
+        floor: mean sliced W2 between two of them.
+    """
+
+    sets: list[Tensor]
+    projections: list[Tensor]
+    floor: float
+
+    @classmethod
+    def of(cls, samples: Tensor, size: int) -> Exact:
+        """So many a set."""
+        sets = list(samples.split(size))
+        along = [sorted_projections(one) for one in sets]
+        floors = [distance_of_projections(a, b) for place, a in enumerate(along) for b in along[place + 1 :]]
+        return cls(sets, along, float(np.mean(floors)))
+
+    def ratio(self, samples: Tensor) -> float:
+        """Mean sliced W2 of samples (N, C, H, W) to these sets, over the floor."""
+        own = sorted_projections(samples)
+        return float(np.mean([distance_of_projections(own, other) for other in self.projections])) / self.floor
+
+
+@dataclass(frozen=True)
+class ExactSets:
+    """Exact samples of a problem's measurements, kept for all samplers.
+
+    Args:
+        folder: where they are kept; None: nowhere.
+        seed: of measurements.
+    """
+
+    folder: Path | None
+    seed: int
+    kept: dict[tuple[str, str, int], Exact] = field(default_factory=dict)
+
+    def of(self, problem: Problem, case: Case, sizes: Sizes) -> Exact:
+        """Those of a measurement."""
+        key = (problem.digest, case.id, sizes.samples)
+        if key not in self.kept:
+            self.kept[key] = Exact.of(self._samples(problem, case, sizes), sizes.samples)
+        return self.kept[key]
+
+    def _samples(self, problem: Problem, case: Case, sizes: Sizes) -> Tensor:
+        count = sizes.sets * sizes.samples
+        number = case.id.rsplit("/", 1)[-1]
+        path = None
+        if self.folder is not None:
+            name = f"{problem.name}-{problem.digest}-{self.seed}"
+            path = self.folder / "exact" / name / f"{number}-{count}.npz"
+            cell = Cell.read(path)
+            if cell is not None and cell.samples.shape == (count, 1, *problem.image_shape):
+                return torch.from_numpy(cell.samples[:, 0])
+        start = time.monotonic()
+        samples = problem.exact(case, count, self.seed).float().cpu()
+        if path is not None:
+            Cell(samples[:, None].numpy(), 0.0, 0.0, time.monotonic() - start).write(path)
+        return samples

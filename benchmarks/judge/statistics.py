@@ -1,0 +1,486 @@
+"""Tests of samples against exact ones and of truths among samples: effect, interval, p-value, power.
+
+Two-sample tests compare a sampler's samples S of each measurement with exact ones E. Under the null hypothesis the two
+are exchangeable, so every p-value comes from permutations within measurements, whatever the posterior's form; beyond
+the resolution of the permutations their distribution is continued by Pearson's type III of the same three moments
+(Minas and Montana, "Distance-based analysis of variance: approximate inference", 2014). Rank tests compare the rank of
+the truth among K samples with a uniform one, by simultaneous bands of the empirical distribution function (Saeilynoja,
+Buerkner and Vehtari, "Graphical test for discrete uniformity", Statistics and Computing 32, 2022).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.optimize
+import scipy.stats
+import torch
+from torch import Tensor
+
+PERMUTATIONS = 400
+POWER = 0.8
+RESOLVED = 10
+"""Permutations beyond the observed value from which their share is the p-value."""
+SIMULATIONS = 20_000
+"""Of uniform ranks, for the band."""
+LEAST_RATIO = 1e-6
+"""Of variances: below it a sampler's samples are all the same."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one test has found.
+
+    Args:
+        test: its name.
+        kind: ``distance``, ``shift``, ``width``, ``shares`` or ``rank``.
+        where: the subspace, frequency band or functional.
+        effect: size of the difference: widths as a ratio, shifts in standard deviations (root mean square over
+            directions), shares in total variation, ranks as the largest difference of distribution functions, distance
+            as sliced W2 over its floor (median over measurements).
+        low, high: its 95 % interval.
+        p: of the test.
+        more: further numbers for the page.
+        reach: level of a test -> the effect that it would find with probability `POWER`; None if that is not known.
+    """
+
+    test: str
+    kind: str
+    where: str
+    effect: float
+    low: float
+    high: float
+    p: float
+    more: dict[str, float] = field(default_factory=dict)
+    reach: Callable[[float], float] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Null:
+    """The distribution of a statistic over permutations."""
+
+    mean: float
+    std: float
+    skew: float
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, values: Tensor) -> Null:
+        found = values.double().cpu().numpy()
+        std = float(found.std())
+        return cls(float(found.mean()), std, float(scipy.stats.skew(found)) if std > 0 else 0.0, found)
+
+    def above(self, value: float) -> float:
+        """Probability of a value at least as large."""
+        count = int((self.values >= value).sum())
+        if count >= RESOLVED or self.std == 0:
+            return (1 + count) / (1 + len(self.values))
+        tail = float(scipy.stats.pearson3.sf((value - self.mean) / self.std, self.skew))
+        return min(max(tail, 1e-300), (1 + RESOLVED) / (1 + len(self.values)))
+
+    def both(self, value: float) -> float:
+        """Probability of a value as far out, on both sides."""
+        mirrored = Null(-self.mean, self.std, -self.skew, -self.values)
+        return min(1.0, 2 * min(self.above(value), mirrored.above(-value)))
+
+    def critical(self, level: float) -> float:
+        """The value that is exceeded with this probability."""
+        return self.mean + self.std * float(scipy.stats.pearson3.isf(level, self.skew))
+
+
+View = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Samples of one measurement and exact ones, in one row order, and who is in the first set in each permutation.
+
+    Args:
+        x: samples first, then exact ones, (n + e, C, H, W), float64.
+        count: n.
+        first: (n + e, 1 + permutations) of zeros and ones; column 0 is what happened.
+    """
+
+    x: Tensor
+    count: int
+    first: Tensor
+
+    @classmethod
+    def of(cls, samples: Tensor, exact: Tensor, seed: int) -> Pooled:
+        x = torch.cat([samples, exact]).double()
+        return cls(x, len(samples), _permutations(len(samples), len(exact), seed))
+
+    def squared_sum(self, z: Tensor, first: Tensor | None = None) -> Tensor:
+        """Squared length of the first set's sum of rows z (N, J), per permutation."""
+        first = self.first if first is None else first
+        if z.shape[1] <= len(z):
+            return (z.mT @ first).square().sum(dim=0)
+        return (first * ((z @ z.mT) @ first)).sum(dim=0)
+
+    def log_width(self, z: Tensor) -> Tensor:
+        """Log of the ratio of root mean square standard deviations in coordinates z (n + e, J), per permutation."""
+        z = z - z.mean(dim=0)  # so that the second set's sum is minus the first's
+        square, lengths = self.squared_sum(z), z.square().sum(dim=1)
+        own = lengths @ self.first
+        n, e = self.count, len(z) - self.count
+        one, other = (own - square / n) / (n - 1), (lengths.sum() - own - square / e) / (e - 1)
+        return 0.5 * (one.clamp_min(0) / other + LEAST_RATIO**2).log()
+
+    def squared_shift(self, z: Tensor) -> Tensor:
+        """Squared distance of the two sets' means in coordinates z (n + e, J), per permutation."""
+        n, e = self.count, len(z) - self.count
+        return self.squared_sum(z - z.mean(dim=0)) * (1 / n + 1 / e) ** 2
+
+    def mean_difference(self, z: Tensor) -> Tensor:
+        """Difference of the two sets' means in coordinates z (n + e, J): (J, 1 + permutations)."""
+        n, e = self.count, len(z) - self.count
+        own = z.mT @ self.first
+        return own / n - (z.sum(dim=0)[:, None] - own) / e
+
+    def mmd(self) -> Tensor:
+        """Unbiased squared MMD, per permutation (Gretton et al., JMLR 13, 2012).
+
+        The kernel is Gaussian, as wide as the root mean square distance.
+        """
+        flat = self.x.flatten(1)
+        flat = flat - flat.mean(dim=0)
+        lengths = flat.square().sum(dim=1)
+        squares = (lengths[:, None] + lengths - 2 * flat @ flat.mT).clamp_min(0)
+        kernel = torch.exp(-0.5 * squares / squares.mean().clamp_min(1e-300)).fill_diagonal_(0)
+        toward = (kernel.float() @ self.first.float()).double()
+        one = (self.first * toward).sum(dim=0)
+        between = toward.sum(dim=0) - one
+        other = kernel.sum() - one - 2 * between
+        n, e = self.count, len(flat) - self.count
+        return one / (n * (n - 1)) + other / (e * (e - 1)) - 2 * between / (n * e)
+
+    def chi_square(self, modes: Tensor) -> tuple[Tensor, float]:
+        """Chi-square of the two sets' shares of modes (n + e,), per permutation; total variation of what happened.
+
+        Modes with fewer than 5 expected samples in the smaller set count as one.
+        """
+        n, total = self.count, len(modes)
+        kinds, place = modes.unique(return_inverse=True)
+        each = torch.zeros(total, len(kinds), dtype=torch.float64, device=modes.device)
+        each.scatter_(1, place[:, None], 1.0)
+        rare = each.sum(dim=0) * min(n, total - n) / total < 5
+        if rare.any():
+            each = torch.cat([each[:, ~rare], each[:, rare].sum(dim=1, keepdim=True)], dim=1)
+        own = each.mT @ self.first
+        expected = each.sum(dim=0)[:, None] * n / total
+        values = ((own - expected).square() / expected.clamp_min(1e-9)).sum(dim=0) * total / (total - n)
+        shares = own[:, 0] / n, (each.sum(dim=0) - own[:, 0]) / (total - n)
+        return values, 0.5 * float((shares[0] - shares[1]).abs().sum())
+
+    def log_width_within(self, modes: Tensor) -> Tensor | None:
+        """`log_width` around the mean of each mode, over modes that both sets visit; None if there is none."""
+        one, one_dof, other, other_dof = (torch.zeros(self.first.shape[1], dtype=torch.float64) for _ in range(4))
+        for mode in modes.unique().tolist():
+            rows = modes == mode
+            z, g = self.x[rows].flatten(1), self.first[rows]
+            if not 2 <= int(g[:, 0].sum()) <= len(z) - 2:
+                continue
+            z = z - z.mean(dim=0)
+            square, lengths = self.squared_sum(z, g), z.square().sum(dim=1)
+            own = lengths @ g
+            for sums, count, scatter, dof in (
+                (own, g.sum(dim=0), one, one_dof),
+                (lengths.sum() - own, len(z) - g.sum(dim=0), other, other_dof),
+            ):
+                scatter += sums - square / count.clamp_min(1)
+                dof += (count - 1).clamp_min(0)
+        if not float(one_dof[0]) or not float(other_dof[0]):
+            return None
+        ratio = (one / one_dof.clamp_min(1)).clamp_min(0) / (other / other_dof.clamp_min(1)).clamp_min(1e-300)
+        return 0.5 * (ratio + LEAST_RATIO**2).log()
+
+
+@functools.lru_cache(maxsize=128)
+def _permutations(n: int, e: int, seed: int) -> Tensor:
+    """Who is in the first set: (n + e, 1 + permutations)."""
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.rand(PERMUTATIONS, n + e, generator=generator).argsort(dim=1)[:, :n].mT
+    first = torch.zeros(n + e, 1 + PERMUTATIONS, dtype=torch.float64)
+    first[:n, 0] = 1
+    first[:, 1:].scatter_(0, orders, 1.0)
+    return first
+
+
+def whitened(x: Tensor) -> Tensor:
+    """Coordinates in which all directions count alike, (N, J): uncorrelated, of variance 1, turned back to x's axes.
+
+    Where there are too few rows to know the covariance, every number is divided by its own standard deviation.
+    """
+    z = x.flatten(1)
+    z = z - z.mean(dim=0)
+    if 4 * z.shape[1] > len(z):
+        return z / z.std(dim=0).clamp_min(1e-9 * float(z.std()) + 1e-30)
+    values, vectors = torch.linalg.eigh(z.mT @ z / (len(z) - 1))
+    return z @ (vectors * values.clamp_min(1e-9 * float(values[-1]) + 1e-30) ** -0.5) @ vectors.mT
+
+
+def bands(x: Tensor, number: int, of: int = 3) -> Tensor:
+    """Fourier coordinates (N, J) of the ``number``-th of ``of`` bands of equal width, the lowest frequencies first."""
+    height, width = x.shape[-2:]
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
+    band = (frequency / frequency.max() * of).long().clamp_max(of - 1) == number
+    spectrum = torch.fft.fft2(x.double(), norm="ortho")[..., band.to(x.device)].flatten(1)
+    return torch.cat([spectrum.real, spectrum.imag], dim=1)
+
+
+BANDS = ("coarse", "middle", "fine")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement: its samples, exact sets, subspaces and modes.
+
+    Args:
+        samples: (n, C, H, W).
+        exact: independent sets (n, C, H, W); the first two enter the tests.
+        ratio: mean sliced W2 of samples to exact sets, over that between exact sets.
+        parts: subspace -> coordinates, see `Problem.parts`.
+        modes: the mode of each image (B,), or None.
+    """
+
+    samples: Tensor
+    exact: Sequence[Tensor]
+    ratio: float
+    parts: dict[str, View]
+    modes: Callable[[Tensor], Tensor | None]
+
+
+def over_measurements(values: np.ndarray, least_se: float = 0.0) -> tuple[float, float, float]:
+    """Mean of values of independent measurements and its 95 % interval by Student's t.
+
+    Args:
+        values: (M,).
+        least_se: standard error that is known from within measurements; the interval is at least as wide.
+    """
+    mean, count = float(values.mean()), len(values)
+    half = 1.96 * least_se
+    if count > 1:
+        half = max(half, float(scipy.stats.t.ppf(0.975, count - 1) * values.std(ddof=1)) / count**0.5)
+    return mean, mean - half, mean + half
+
+
+def two_sample(measured: Sequence[Measured], seed: int = 0) -> list[Finding]:
+    """All two-sample tests over the measurements of a problem.
+
+    Args:
+        measured: at least one.
+        seed: of the permutations.
+    """
+    widths: dict[str, list[Tensor]] = {}
+    shifts, common, distances, chi, variation, sizes = [], [], [], [], [], []
+    for number, one in enumerate(measured):
+        pooled = Pooled.of(one.samples, torch.cat(list(one.exact[:2])), seed + number)
+        alike = whitened(pooled.x)
+        views = {"all directions alike": alike}
+        views |= {name: part(pooled.x.to(one.samples.dtype)).double() for name, part in one.parts.items()}
+        if min(pooled.x.shape[-2:]) >= 16:
+            views |= {f"{name} scales": bands(pooled.x, place) for place, name in enumerate(BANDS)}
+        for name, z in views.items():
+            widths.setdefault(name, []).append(pooled.log_width(z))
+        shifts.append(pooled.squared_shift(alike) / alike.shape[1])
+        common.append(pooled.mean_difference(alike))
+        value = pooled.mmd()
+        distances.append(value / value[1:].std().clamp_min(1e-300))
+        modes = one.modes(pooled.x.to(one.samples.dtype))
+        if modes is not None:
+            values, off = pooled.chi_square(modes)
+            chi.append(values)
+            variation.append(off)
+            within = pooled.log_width_within(modes)
+            if within is not None:
+                widths.setdefault("within modes", []).append(within)
+        sizes.append((pooled.count, len(pooled.x) - pooled.count, alike.shape[1]))
+    found = [_distance(measured, distances)]
+    found += [_width(name, torch.stack(values)) for name, values in widths.items()]
+    found += [_shift(torch.stack(shifts), sizes), _common_shift(common)]
+    if chi:
+        found.append(_shares(torch.stack(chi), np.array(variation), sizes))
+    return found
+
+
+def _distance(measured: Sequence[Measured], statistics: Sequence[Tensor]) -> Finding:
+    """MMD's p-value; the effect is sliced W2 over its floor."""
+    total = torch.stack(list(statistics)).sum(dim=0)
+    values = np.array([one.ratio for one in measured])
+    mean, low, high = over_measurements(values)
+    more = {"mean": mean, "mean low": low, "mean high": high, "worst": float(values.max())}
+    bounds = _median_interval(values)
+    p = Null.of(total[1:]).above(float(total[0]))
+    return Finding("distribution", "distance", "", float(np.median(values)), *bounds, p, more)
+
+
+def _median_interval(values: np.ndarray, count: int = 1000) -> tuple[float, float]:
+    rng = np.random.default_rng(0)
+    medians = np.median(values[rng.integers(len(values), size=(count, len(values)))], axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _width(where: str, logs: Tensor) -> Finding:
+    """Of log ratios (M, 1 + permutations)."""
+    total = logs.mean(dim=0)
+    null = Null.of(total[1:])
+    observed = logs[:, 0].cpu().numpy() - null.mean
+    mean, low, high = over_measurements(observed, null.std)
+
+    def reach(level: float) -> float:
+        return 1 - math.exp(-float(scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(POWER)) * null.std)
+
+    effect, least, most = (math.exp(value) for value in (mean, low, high))
+    p = null.both(float(total[0]))
+    return Finding(f"width, {where}", "width", where, effect, least, most, p, reach=reach)
+
+
+def _root(value: float) -> float:
+    return math.sqrt(max(value, 0.0))
+
+
+def _shift(squares: Tensor, sizes: Sequence[tuple[int, int, int]]) -> Finding:
+    """Of squared shifts a direction (M, 1 + permutations)."""
+    total = squares.mean(dim=0)
+    null = Null.of(total[1:])
+    mean, low, high = over_measurements(squares[:, 0].cpu().numpy() - null.mean)
+    noise = float(np.mean([(1 / n + 1 / e) / directions for n, e, directions in sizes])) / len(sizes)
+
+    def reach(level: float) -> float:
+        limit, normal = null.critical(level) - null.mean, float(scipy.stats.norm.ppf(POWER))
+        square = limit
+        for _ in range(50):  # mean + square exceeds the limit with probability POWER; its spread grows with the shift
+            square = limit + normal * math.sqrt(null.std**2 + 4 * noise * max(square, 0.0))
+        return _root(square)
+
+    p = null.above(float(total[0]))
+    return Finding("shift", "shift", "", _root(mean), _root(low), _root(high), p, reach=reach)
+
+
+def _common_shift(differences: Sequence[Tensor]) -> Finding:
+    """Of mean differences (J, 1 + permutations): one that is the same in all measurements."""
+    stacked = torch.stack(list(differences))
+    total = stacked.mean(dim=0).square().mean(dim=0)
+    null = Null.of(total[1:])
+    value, count = float(total[0]) - null.mean, len(stacked)
+    spread = 0.0
+    if count > 2:
+        sums = stacked[..., 0].sum(dim=0)
+        left = ((sums - stacked[..., 0]) / (count - 1)).square().mean(dim=1).cpu().numpy()
+        spread = float(np.sqrt((count - 1) / count * np.square(left - left.mean()).sum()))
+    half = 1.96 * max(spread, null.std)
+    return Finding(
+        "shift, common",
+        "shift",
+        "the same in all measurements",
+        _root(value),
+        _root(value - half),
+        _root(value + half),
+        null.above(float(total[0])),
+    )
+
+
+def _shares(values: Tensor, variation: np.ndarray, sizes: Sequence[tuple[int, int, int]]) -> Finding:
+    """Of chi-squares (M, 1 + permutations); the power is that for one mode of two equal ones."""
+    total = values.sum(dim=0)
+    null = Null.of(total[1:])
+    freedom = max(null.mean, 1.0)
+    information = sum(4 / (1 / n + 1 / e) for n, e, _ in sizes)  # of a share 1/2 off by delta: delta^2 times this
+
+    def reach(level: float) -> float:
+        limit, top = null.critical(level), 10.0
+
+        def missing(size: float) -> float:
+            return float(scipy.stats.ncx2.cdf(limit, freedom, size)) - (1 - POWER)
+
+        while missing(top) > 0:
+            top *= 2
+        return min(1.0, math.sqrt(scipy.optimize.brentq(missing, 1e-6, top) / information))
+
+    mean, low, high = over_measurements(variation)
+    p = null.above(float(total[0]))
+    return Finding("shares of modes", "shares", "", mean, max(low, 0.0), high, p, reach=reach)
+
+
+def rank_tests(ranks: dict[str, np.ndarray], num_samples: int) -> list[Finding]:
+    """Uniformity of the truth's ranks (P,) on 0..K, for each functional.
+
+    Args:
+        ranks: functional -> ranks of independent pairs.
+        num_samples: K.
+    """
+    found = []
+    for name, values in ranks.items():
+        difference, p = uniformity(values, num_samples)
+        rng = np.random.default_rng(0)
+        again = [_largest(values[rng.integers(len(values), size=len(values))], num_samples) for _ in range(200)]
+        low, high = np.quantile(again, [0.025, 0.975])
+        normal = (values + 0.5) / (num_samples + 1)
+        more = {"mean rank": float(normal.mean()), "spread": float(normal.std() * 12**0.5)}
+        found.append(Finding(f"rank of {name}", "rank", name, difference, float(low), float(high), p, more))
+    return found
+
+
+def _counts(ranks: np.ndarray, num_samples: int) -> np.ndarray:
+    """How many ranks are at most 0, 1, ..., K - 1."""
+    return np.cumsum(np.bincount(ranks, minlength=num_samples + 1), axis=-1)[:num_samples]
+
+
+def _largest(ranks: np.ndarray, num_samples: int) -> float:
+    grid = np.arange(1, num_samples + 1) / (num_samples + 1)
+    return float(np.abs(_counts(ranks, num_samples) / len(ranks) - grid).max())
+
+
+def uniformity(ranks: np.ndarray, num_samples: int) -> tuple[float, float]:
+    """Largest difference of the ranks' distribution function from the uniform one, and the p-value of the band.
+
+    The statistic is the least of the pointwise binomial p-values; its distribution is simulated, and beyond the
+    simulation bounded by their number (Bonferroni).
+    """
+    least = float(_pointwise(_counts(ranks, num_samples)[None], len(ranks), num_samples)[0])
+    null = _simulated(len(ranks), num_samples)
+    p = (1 + float(np.searchsorted(null, least * (1 + 1e-9), side="right"))) / (1 + len(null))
+    if p <= 5 / len(null):
+        p = min(p, num_samples * least)
+    return _largest(ranks, num_samples), min(p, 1.0)
+
+
+def _pointwise(counts: np.ndarray, pairs: int, num_samples: int) -> np.ndarray:
+    """Least two-sided binomial p-value over the grid, for counts (S, K)."""
+    grid = np.arange(1, num_samples + 1) / (num_samples + 1)
+    table = np.arange(pairs + 1)[:, None]
+    lower, upper = scipy.stats.binom.cdf(table, pairs, grid), scipy.stats.binom.sf(table - 1, pairs, grid)
+    both = np.minimum(1.0, 2 * np.minimum(lower, upper))
+    return both[counts, np.arange(num_samples)].min(axis=1)
+
+
+@functools.lru_cache(maxsize=32)
+def _simulated(pairs: int, num_samples: int) -> np.ndarray:
+    """Least pointwise p-values of uniform ranks, sorted."""
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(pairs, np.full(num_samples + 1, 1 / (num_samples + 1)), size=SIMULATIONS)
+    return np.sort(_pointwise(np.cumsum(drawn, axis=1)[:, :num_samples], pairs, num_samples))
+
+
+def band(pairs: int, num_samples: int, level: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    """Simultaneous band of the distribution function of uniform ranks at 0..K-1: lower and upper bounds."""
+    pointwise = float(np.quantile(_simulated(pairs, num_samples), level))
+    grid = np.arange(1, num_samples + 1) / (num_samples + 1)
+    low = scipy.stats.binom.ppf(pointwise / 2, pairs, grid) / pairs
+    high = scipy.stats.binom.isf(pointwise / 2, pairs, grid) / pairs
+    return low, high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    order = np.argsort(p_values)
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        corrected[index] = largest
+    return corrected
