@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TASKS := random_inpainting super_resolution gaussian_deblurring
 , := ,
 
-.PHONY: demo compare test lint fuzz faults campaign clean
+.PHONY: demo compare test lint fuzz faults judge campaign clean
 
 # uv needs a third of pip's time. It does not read pip's settings, so it is told where pip looks for packages.
 define install
@@ -53,7 +53,10 @@ fuzz: .venv/test
 faults: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks faults --moments 20 --output results/faults
 
-campaign: fuzz faults
+judge: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks judge-the-judge --seeds 200 --output results/judge_the_judge
+
+campaign: fuzz faults judge
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -5,17 +5,23 @@ A command's module is imported when the command is asked for, and no other.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
 
-from posterior.shell import begin, listed
+from posterior.shell import begin, in_words, listed
 
 COMMANDS = {
     "predict": ("lightning_cli:main", "draw posterior samples: configs/demo/*.yaml, configs/paper/*.yaml"),
     "fit": ("lightning_cli:main", "train a prior: configs/train/*.yaml"),
     "check": ("lightning_cli:main", "which classes a file of settings would import"),
+    "configs": ("posterior.shipped:main", "the files of settings that ship: a list; configs show NAME prints one"),
     "demo": ("benchmarks.matrix.demo:demo", "toon faces under three tasks: samples, a table, one picture"),
+    "judge": (
+        "benchmarks.judge.command:judge_command",
+        "any sampler against exact posteriors, in words",
+    ),
     "matrix": ("benchmarks.matrix.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
     "compare": ("benchmarks.matrix.compare:compare", "finished runs side by side"),
     "differences": ("benchmarks.matrix.differences:differences", "how far apart two runs of the same images are"),
@@ -33,6 +39,7 @@ BENCHMARKS = {
     "exact-posterior": ("benchmarks.truth.exact_posterior:exact_posterior", "samplers against exact posterior samples"),
     "fairness": ("benchmarks.truth.fairness:fairness", "do skin tones keep the posterior's proportions?"),
     "gaussian-field": ("benchmarks.truth.gaussian_field:gaussian_field", "annealed Langevin under a Gaussian field"),
+    "judge-the-judge": ("benchmarks.judge.planted:judge_the_judge", "how often planted errors are refuted"),
     "cost": ("benchmarks.faces.cost:cost", "quality against cost under the learned prior"),
     "fit-gaussian-toon": ("benchmarks.faces.fit_gaussian:fit_gaussian_toon", "a Gaussian field fitted to toon faces"),
     "fit-mixture": ("benchmarks.faces.fit_mixture:fit_mixture", "a Gaussian mixture fitted to images"),
@@ -100,14 +107,18 @@ def run(name: str, arguments: list[str]) -> None:
         given = [word for word in arguments if word != "--debug"]
         if name == "matrix":
             run_matrix(given)
+        elif name == "judge":
+            load(name)(given)
         else:
             from jsonargparse import auto_cli
 
-            prog = f"posterior-sampling {name}"
-            auto_cli(load(name), as_positional=False, args=given, exit_on_error=False, prog=prog)
+            from posterior.settings import with_files_read
+
+            function, prog = load(name), f"posterior-sampling {name}"
+            given = with_files_read(given, function)
+            auto_cli(function, as_positional=False, args=given, exit_on_error=False, prog=prog)
     except Exception as error:
         if isinstance(error, (ValueError, OSError, ArgumentError)) and "--debug" not in arguments:
-            from lightning_cli import in_words
             from posterior.errors import UserError
 
             if isinstance(error, (UserError, OSError, ArgumentError)):
@@ -119,6 +130,8 @@ def run(name: str, arguments: list[str]) -> None:
 def main() -> None:
     """What the console script and `python -m benchmarks` do."""
     begin(HELP)
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # a sampler of one's own lies here; last, so that it hides nothing
     name, *arguments = sys.argv[1:] or [""]
     if name not in COMMANDS | BENCHMARKS:
         told = f"there is no command {name!r}" if name else "no command"
@@ -126,6 +139,8 @@ def main() -> None:
         sys.exit(2)
     if name in ("predict", "fit", "check"):
         load(name)()
+    elif name == "configs":
+        load(name)(arguments)
     else:
         run(name, arguments)
 

@@ -1,14 +1,18 @@
-"""What a command line answers before the imports, which take seconds: Ctrl-C, --version, --help."""
+"""What a command line answers before the imports, which take seconds (Ctrl-C, --version, --help), and how it fails."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import traceback
+from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import posterior
+from posterior.errors import UserError
 
 MAIN = os.getpid()
 
@@ -26,7 +30,8 @@ posterior-sampling is the same and more: posterior-sampling --help."""
 
 COMMON = """
 A part (prior, sampler, operator, ...) is a file of settings, or a class with settings of its own behind a dot:
-  --model.sampler configs/sampler/dps.yaml    --model.sampler DPS --model.sampler.scale 0.5
+  --model.sampler sampler/dps    --model.sampler mine.yaml    --model.sampler DPS --model.sampler.scale 0.5
+A file is a path, or the name of one that ships: posterior-sampling configs lists them.
 Later options are laid over earlier ones, and over --config.
 
   --print_config        print all settings with their defaults, and stop
@@ -36,7 +41,7 @@ Later options are laid over earlier ones, and over --config.
   --model.sampler.help NAME, --data.help NAME, ...    the settings of a class"""
 
 PREDICT_HELP = {
-    "--config": "file of settings, such as configs/demo/super_resolution_kinetic.yaml",
+    "--config": "file of settings, such as demo/super_resolution_kinetic",
     "--output.dir": "the run's folder; the same command goes on from what is there",
     "--output.save_samples": "true: float samples as .npy beside the pictures",
     "--output.grid_images": "rows of grid.png (8)",
@@ -60,7 +65,7 @@ PREDICT_HELP = {
 """The settings of `predict` that people use first."""
 
 FIT_HELP = {
-    "--config": "file of settings, such as configs/train/toon_faces32.yaml",
+    "--config": "file of settings, such as train/toon_faces32",
     "--output.dir": "the run's folder; the same command goes on from what is there",
     "--output.weights": "float32 or float16, of prior.safetensors",
     "--model.prior": "the network to train; its checkpoint, if any, is where it starts",
@@ -122,3 +127,27 @@ def begin(own_help: str = CLI_HELP) -> None:
     if (told := answer(sys.argv[1:], own_help)) is not None:
         print(told)
         sys.exit(0)
+
+
+def in_words(error: BaseException) -> str:
+    """What is wrong, in one line: the innermost cause that was meant for people, or else what and where."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and all(
+        cause is not one for one in causes
+    ):
+        causes.append(cause)  # jsonargparse wraps what a constructor raises
+    for cause in causes:
+        if isinstance(cause, UserError):
+            return str(cause)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+        if isinstance(cause, MemoryError):
+            return "not enough memory"
+    text = " ".join(str(error).split())
+    if isinstance(error, ArgumentError):
+        return text[-300:]
+    frames = traceback.extract_tb(error.__traceback__)
+    near = [frame for frame in frames if "site-packages" not in frame.filename and "lib/python" not in frame.filename]
+    place = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in (near or frames)[-1:])
+    return f"{type(error).__name__}: {text[:300]}{place}; --debug shows where it comes from"

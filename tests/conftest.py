@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +12,28 @@ import pytest
 import torch
 
 from benchmarks.tools.pooled import PooledStreams
+from datamodules import training
 from posterior.priors import GaussianFieldPrior
+from tests import stand_in
+from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # a core each for two workers: threads that wait for one another spin
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def warm(root: Path) -> Iterator[Warm]:
+    """Runs commands in processes of their own that need not import everything again."""
+    process = Warm(root)
+    yield process
+    process.end()
 
 
 @pytest.fixture(scope="session")
@@ -32,15 +45,35 @@ def reference() -> Path:
     return folder
 
 
-@pytest.fixture
-def lpips_weights(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Point torch's hub folder at the real LPIPS backbones."""
-    folder = SHARED / "weights"
-    if not folder.is_dir():
-        pytest.skip(f"the LPIPS backbones are not here ({folder})")
-    monkeypatch.setenv("TORCH_HOME", str(folder))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of reference arrays; where it is not, one of the same names for a picture of our own."""
+    if (SHARED / "reference").is_dir():
+        return SHARED / "reference"
+    folder = tmp_path_factory.mktemp("reference")
+    for name in ("motion_kernels.npz", "bkse_manifest.json"):
+        shutil.copyfile(ROOT / "tests" / "data" / name, folder / name)
+    with np.load(folder / "motion_kernels.npz") as arrays:
+        stand_in.write_arrays(folder, arrays["i050_kernel_u8"][0])
     return folder
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TORCH_HOME with the LPIPS backbones: the real ones, or random weights where those are not."""
+    if (SHARED / "weights").is_dir():
+        return SHARED / "weights"
+    folder = tmp_path_factory.mktemp("backbones")
+    stand_in.write_backbones(folder / "hub" / "checkpoints")
+    return folder
+
+
+@pytest.fixture
+def lpips_weights(monkeypatch: pytest.MonkeyPatch, backbones: Path) -> Path:
+    """Point torch's hub folder at `backbones`; a test of learned values asks for ``reference`` too."""
+    monkeypatch.setenv("TORCH_HOME", str(backbones))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return backbones
 
 
 @pytest.fixture
@@ -58,6 +91,15 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
         return {key.removeprefix(f"{name}/"): value for key, value in everything.items() if key.startswith(f"{name}/")}
 
     return group
+
+
+@pytest.fixture(scope="module")
+def rendered_here() -> Iterator[None]:
+    """Toon faces are rendered in chunks of 4, in this process: for tests that are not about how they are rendered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CHUNK", 4)
+        patch.setattr(training, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(1))
+        yield
 
 
 @pytest.fixture

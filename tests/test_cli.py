@@ -215,14 +215,13 @@ def test_results_do_not_depend_on_batch_size(run, tmp_path):
         np.testing.assert_allclose(one[image_id], three[image_id], atol=1e-4)
 
 
-def test_two_processes_give_what_one_gives(run, root, tmp_path):
+def test_two_processes_give_what_one_gives(run, root, warm, tmp_path):
     """DDP on the CPU with an odd number of images: same samples, same metrics, each image counted once."""
     single = run()
     double = tmp_path / "results" / "ddp"
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    command = ["lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
     command += ["--output.dir", str(double), "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-    command += ["--trainer.strategy", "ddp"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    done = warm.run([*command, "--trainer.strategy", "ddp"], root)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("grid: ") == 1
     ranks = [
@@ -245,13 +244,11 @@ def test_two_processes_give_what_one_gives(run, root, tmp_path):
                 assert other["mean"] == (value["mean"] and pytest.approx(value["mean"], rel=1e-3, abs=1e-5))
 
 
-def test_more_processes_than_images_is_no_problem(run, root, tmp_path):
+def test_more_processes_than_images_is_no_problem(run, root, warm, tmp_path):
     run("--data.init_args.limit", "1")
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    command = ["lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
     command += ["--output.dir", str(tmp_path / "ddp"), "--data.init_args.limit", "1", "--trainer.devices", "2"]
-    done = subprocess.run(
-        [*command, "--trainer.strategy", "ddp"], cwd=root, capture_output=True, text=True, timeout=600
-    )
+    done = warm.run([*command, "--trainer.strategy", "ddp"], root)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "ddp" / "metrics.json").read_text())["images"] == 1
 
@@ -357,12 +354,12 @@ def test_nan_in_one_chain_costs_one_image(run, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", ["a", "b"])  # in the first rank's images, and in the second's
-def test_a_bad_image_under_ddp_costs_one_line(run, root, tmp_path, bad):
+def test_a_bad_image_under_ddp_costs_one_line(run, root, warm, tmp_path, bad):
     run("--data.init_args.limit", "1")
     (run.images / f"{bad}.png").write_bytes(b"no picture")
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
+    command = ["lightning_cli.py", "predict", "--config", str(tmp_path / "config.yaml")]
     command += ["--output.dir", str(tmp_path / "ddp"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    done = warm.run(command, root)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error: 1 of 3 images failed") == 1
@@ -548,14 +545,12 @@ def test_features_that_come_or_go_are_not_mixed_into_a_run(run, capsys, lpips_we
     )
 
 
-def test_loggers_do_not_make_ranks_wait_for_each_other(run, root, tmp_path):
+def test_loggers_do_not_make_ranks_wait_for_each_other(run, root, warm, tmp_path):
     """Uneven ranks: with a collective a batch this would hang."""
     logger = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "log")}}
     config = write_config(tmp_path / "c.yaml", run.images, tmp_path / "out", trainer__logger=logger)
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config), "--trainer.devices", "2"]
-    done = subprocess.run(
-        [*command, "--trainer.strategy", "ddp"], cwd=root, capture_output=True, text=True, timeout=300
-    )
+    command = ["lightning_cli.py", "predict", "--config", str(config), "--trainer.devices", "2"]
+    done = warm.run([*command, "--trainer.strategy", "ddp"], root)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "log").rglob("metrics.csv")
     batches = [row["batch/sample/psnr"] for row in csv.DictReader(path.open()) if row["batch/sample/psnr"]]

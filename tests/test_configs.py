@@ -17,11 +17,12 @@ from lightning_cli import main
 from posterior.operators import KernelWizard, OperatorFamily
 from posterior.priors import Prior
 from posterior.samplers import Sampler
+from posterior.settings import conformed, read_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
 TRAINING = sorted((CONFIGS / "train").glob("*.yaml"))
-ELSEWHERE = {"benchmark", "data"}  # tests/benchmarks/test_matrix.py runs them
+ELSEWHERE = {"benchmark", "data", "problem"}  # tests/benchmarks runs them
 EXPERIMENTS = sorted(
     path
     for path in CONFIGS.rglob("*.yaml")
@@ -69,10 +70,12 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name in FRAGMENTS], ids=name)
 def test_fragments_parse(path):
+    kind = FRAGMENTS[path.parent.name]
+    part = conformed({"part": read_settings(path)}, {"part": kind})["part"]
+    assert part["class_path"] == yaml.safe_load(path.read_text())["class_path"]
     parser = ArgumentParser()
-    parser.add_argument("--part", type=FRAGMENTS[path.parent.name], enable_path=True)
-    parsed = parser.parse_args([f"--part={path}"]).part
-    assert parsed.class_path == yaml.safe_load(path.read_text())["class_path"]
+    parser.add_argument("--part", type=kind)
+    assert parser.parse_object({"part": part}).part.class_path == part["class_path"]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
@@ -107,7 +110,7 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=name)
-def test_training_runs_on_a_tiny_subset(path, tmp_path):
+def test_training_runs_on_a_tiny_subset(path, tmp_path, rendered_here):
     cache: list[str] = []
     if "Toon" in yaml.safe_load(path.read_text())["data"]["training"]["class_path"]:
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")

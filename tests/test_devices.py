@@ -44,6 +44,7 @@ from posterior.samplers import (
     DPS,
     MCG,
     AnnealedLangevin,
+    ConditionalDescent,
     DPSPlus,
     ExactGaussian,
     ExactMixture,
@@ -136,6 +137,12 @@ SAMPLERS = {
         MotionBlur(5),
         {"finite?": 1, "random keys": 2},
     ),
+    "ConditionalDescent": (
+        lambda n: ConditionalDescent(GeometricSigmas(n, 3.0, 0.5), GeometricSigmas(n, 1.0, 0.003)),
+        network,
+        BLUR,
+        {"finite?": 2, "random keys": 3, "operator basis": 1},
+    ),
     "AnnealedLangevin": (
         lambda n: AnnealedLangevin(
             1e-3,
@@ -191,6 +198,7 @@ SAMPLERS = {
             "random keys": 3,
             "rows of an image": 2,
             "measured entries": 4,
+            "blocks": 4,
             "factorisation": 4,
             "mixture components": 4,
         },

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.__main__ import run as command
 from lightning_cli import main
 from posterior import files
 from posterior.results import Journal
@@ -79,19 +80,19 @@ def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_un
     assert len({(row["id"], row["sample"]) for row in rows}) == len(rows) == 12 * 3
 
 
-def test_a_summary_can_be_made_again_from_the_journal_alone(run, root, tmp_path):  # noqa: F811
+def test_a_summary_can_be_made_again_from_the_journal_alone(run, tmp_path, capsys):  # noqa: F811
     output = run()
     before = [(output / name).read_bytes() for name in ("metrics.json", "per_image.csv")]
     for name in ("metrics.json", "per_image.csv", "config.yaml"):
         (output / name).unlink()
-    command = [sys.executable, "-m", "benchmarks", "summarise", "--dir", str(output)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "3 complete images" in done.stdout
+    capsys.readouterr()
+    command("summarise", ["--dir", str(output)])
+    assert "3 complete images" in capsys.readouterr().out
     assert [(output / name).read_bytes() for name in ("metrics.json", "per_image.csv")] == before
-    done = subprocess.run([*command[:-1], str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'journal'} holds no journal of a run")
+    with pytest.raises(SystemExit) as ended:
+        command("summarise", ["--dir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'journal'} holds no journal of a run")
 
 
 def test_processes_end_when_the_one_that_launched_them_is_killed(root, tmp_path):

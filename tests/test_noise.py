@@ -32,8 +32,8 @@ def test_distance_is_one_norm_per_row():
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.1])
-def test_photon_counts_become_the_references_measurement(reference, relative, rate):
-    arrays = np.load(reference / "operators.npz")
+def test_photon_counts_become_the_references_measurement(golden_folder, relative, rate):
+    arrays = np.load(golden_folder / "operators.npz")
     name = str(rate).replace(".", "p")
     y = PoissonNoise(rate).measured(torch.from_numpy(arrays[f"noise_poisson_counts_rate{name}"]).double())
     assert relative(y, arrays[f"noise_poisson_y_rate{name}"]) < 1e-6

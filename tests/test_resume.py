@@ -15,8 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
-import lightning_cli
+from benchmarks.matrix.compare import compare
+from benchmarks.matrix.summarise import summarise
 from lightning_cli import main
+from posterior import UserError
+from posterior.callbacks import record
+from posterior.results.journal import FORMAT
 from tests.test_cli import FIELD, IDS, SIDE, complaint, run, samples, write_config, write_images  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
@@ -64,9 +68,9 @@ def test_records_without_what_says_of_what_are_refused(quick, capsys, missing):
 
 
 def test_a_setting_that_only_shares_its_name_with_a_free_one_is_held_to():
-    assert lightning_cli.changes_nothing("data.init_args.limit")
-    assert not lightning_cli.changes_nothing("model.sampler.init_args.limit")
-    assert lightning_cli.changes_nothing("model.prior.init_args.network.init_args.checkpoint_activations")
+    assert record.changes_nothing("data.init_args.limit")
+    assert not record.changes_nothing("model.sampler.init_args.limit")
+    assert record.changes_nothing("model.prior.init_args.network.init_args.checkpoint_activations")
 
 
 def test_a_damaged_record_is_named(quick, capsys):
@@ -132,7 +136,7 @@ def test_a_picture_that_went_bad_counts_no_more(quick, capsys):
     assert "b," not in (output / "per_image.csv").read_text()
 
 
-def test_an_edited_sampler_of_the_users_does_not_go_on(quick, root):
+def test_an_edited_sampler_of_the_users_does_not_go_on(quick, root, warm):
     """In processes of their own: a module is imported once in each."""
     code = "from posterior.samplers import Sampler\nfrom edited_helper import GAIN\n\nclass Mine(Sampler):\n"
     code += "    def __call__(self, prior, measurement, rng, observe=None):\n"
@@ -140,12 +144,12 @@ def test_an_edited_sampler_of_the_users_does_not_go_on(quick, root):
     (quick.tmp_path / "edited_sampler.py").write_text(code)
     (quick.tmp_path / "edited_helper.py").write_text("GAIN = 1.0\n")
     config = write_config(quick.tmp_path / "c.yaml", quick.images, quick.tmp_path / "out")
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
+    command = ["lightning_cli.py", "predict", "--config", str(config)]
     command += ["--model.sampler", "edited_sampler.Mine", "--data.init_args.limit"]
     environment = os.environ | {"PYTHONPATH": str(quick.tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def start(limit: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, str(limit)], cwd=root, env=environment, capture_output=True, text=True)
+        return warm.run([*command, str(limit)], root, environment)
 
     assert start(1).returncode == 0
     assert start(2).returncode == 0
@@ -160,6 +164,52 @@ def test_another_version_of_this_program_does_not_go_on(quick, capsys, monkeypat
     quick("--data.init_args.limit", "1")
     monkeypatch.setattr("posterior.__version__", "9.9")
     assert "holds a run of version 0.2.0 of this program, this is 9.9" in complaint(quick, capsys)
+
+
+def test_a_run_may_be_gone_on_with_from_another_folder_and_from_its_own_settings(quick, monkeypatch):
+    """Paths that its file says, relative to that file; the run's folder has pictures under the name of the inputs'."""
+    changes = {"data__init_args__root": "images", "model__num_samples": 1}
+    output = quick("--data.init_args.limit", "1", **changes)
+    saved = output / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["data"]["init_args"]["root"] == str(quick.images)
+    monkeypatch.chdir(quick.tmp_path)
+    quick("--data.init_args.limit", "2", **changes)
+    assert yaml.safe_load(saved.read_text())["data"]["init_args"]["root"] == "images"
+    before = samples(output)
+    (quick.tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(quick.tmp_path / "elsewhere")
+    main(["predict", "--config", str(saved), "--data.init_args.limit", "3"])
+    after = samples(output)
+    assert (sorted(before), sorted(after)) == (IDS[:2], IDS)
+    assert all(np.array_equal(before[i], after[i]) for i in before)
+    assert json.loads((output / "record.json").read_text())["started_in"] == str(quick.tmp_path / "elsewhere")
+    assert not list((quick.tmp_path / "elsewhere").iterdir())
+
+
+def test_a_journal_that_is_no_file_is_named(quick, capsys):
+    path = quick(model__num_samples=1) / "journal" / "sessions.jsonl"
+    path.unlink()
+    os.mkfifo(path)
+    assert "sessions.jsonl is no file: remove it" in complaint(quick, capsys, model__num_samples=1)
+
+
+def test_results_of_another_format_are_refused_and_those_before_formats_read(quick, capsys):
+    output = quick(model__num_samples=1)
+    sessions = output / "journal" / "sessions.jsonl"
+    files = {sessions: summarise, output / "metrics.json": lambda folder: compare([folder])}
+    for path, read in files.items():
+        kept = json.loads(path.read_text())
+        assert kept.pop("format") == FORMAT
+        path.write_text(json.dumps(kept) + "\n")
+        read(output)
+        path.write_text(json.dumps(kept | {"format": FORMAT + 1}) + "\n")
+        with pytest.raises(UserError, match=f"has format {FORMAT + 1}, this version of the program reads") as caught:
+            read(output)
+        assert "\n" not in str(caught.value)
+    path = output / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT - 1}))
+    line = complaint(quick, capsys, model__num_samples=1)
+    assert f"holds a run of the format {FORMAT - 1} of this program, this is {FORMAT}" in line
 
 
 def test_results_within_the_input_folder_are_not_taken_for_inputs(quick, capsys):
@@ -263,9 +313,9 @@ def test_workers_may_be_started_in_any_way(quick, method):
 
 
 def test_two_runs_do_not_share_a_folder(quick, capsys, monkeypatch):
-    lock = lightning_cli.FolderLock(quick.tmp_path / "results" / "run", patience=0)
+    lock = record.FolderLock(quick.tmp_path / "results" / "run", patience=0)
     lock.take()
-    monkeypatch.setattr(lightning_cli, "FolderLock", lambda folder: type(lock)(folder, patience=0))
+    monkeypatch.setattr(record, "FolderLock", lambda folder: type(lock)(folder, patience=0))
     assert "another process is at work in" in complaint(quick, capsys)
     lock.leave()
     quick()

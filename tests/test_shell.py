@@ -45,6 +45,21 @@ def test_help_and_version_import_nothing_heavy(program, asked, root):
     assert "--version" not in asked or told == f"posterior-sampling {posterior.__version__}\n"
 
 
+def test_the_list_of_what_ships_imports_nothing_heavy(root):
+    told, imported = modules(root, "benchmarks", "configs")
+    assert "  super_resolution_kinetic " in told
+    assert not imported & HEAVY
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "configs", "show", "sampler/dpss"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no file of settings 'sampler/dpss' ships: did you mean sampler/dps")
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_console_script_is_the_module(root):
     text = (root / "pyproject.toml").read_text()
     assert 'posterior-sampling = "benchmarks.__main__:main"' in text
@@ -81,9 +96,8 @@ def test_the_settings_that_help_shows_exist(command, shown, capsys):
     ],
     ids=["command", "nothing", "option", "setting"],
 )
-def test_what_is_not_there_is_one_line(arguments, line, root):
-    command = [sys.executable, "-m", "benchmarks", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+def test_what_is_not_there_is_one_line(arguments, line, root, warm):
+    done = warm.run(["-m", "benchmarks", *arguments], root)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.lower().startswith(line)
     assert done.stderr.count("\n") == 1

@@ -6,8 +6,6 @@ import copy
 import csv
 import json
 import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -193,16 +191,15 @@ class Digest(pl.Callback):
 """
 
 
-def test_two_processes_train_one_network(start, root, tmp_path):
+def test_two_processes_train_one_network(start, root, warm, tmp_path):
     """On different images, with the same weights at the end: their gradients were averaged."""
     (tmp_path / "digest.py").write_text(DIGEST)
     arguments = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "3"]
     arguments += [
         f"--trainer.callbacks+={json.dumps({'class_path': 'digest.Digest', 'init_args': {'folder': str(tmp_path)}})}"
     ]
-    command = [sys.executable, "lightning_cli.py", "fit", "--config", str(start.config), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600, env=environment)
+    command = ["lightning_cli.py", "fit", "--config", str(start.config), *arguments]
+    done = warm.run(command, root, os.environ | {"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     rows = losses(start.output)
     assert [row["images"] for row in rows] == [12, 24, 36, 48]
@@ -216,12 +213,11 @@ def test_two_processes_train_one_network(start, root, tmp_path):
         assert sorted(seen[0][6 * epoch :][:6] + seen[1][6 * epoch :][:6]) == list(range(12))
 
 
-def test_an_error_on_another_rank_is_said(start, root, tmp_path):
+def test_an_error_on_another_rank_is_said(start, root, warm, tmp_path):
     for number in range(4, 16):
         (tmp_path / "images" / f"{number:02d}.png").write_bytes(b"no picture")
     arguments = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "3"]
-    command = [sys.executable, "lightning_cli.py", "fit", "--config", str(start.config), *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    done = warm.run(["lightning_cli.py", "fit", "--config", str(start.config), *arguments], root)
     assert done.returncode != 0
     assert "cannot be decoded" in done.stderr
 

@@ -15,7 +15,8 @@ from datamodules.array import load_arrays
 from datamodules.training import ToonFaceImages
 from posterior.errors import UserError
 from posterior.images import from_pixels
-from posterior.metrics.features import VGG16Features, frechet_distance, kernel_distance
+from posterior.metrics.distances import frechet_distance, kernel_distance
+from posterior.metrics.features import VGG16Features
 from posterior.priors import DiffusionPrior, GaussianFieldPrior
 from posterior.random import Streams
 from posterior.results.pictures import save_png, sheet

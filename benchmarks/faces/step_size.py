@@ -21,7 +21,8 @@ from datamodules.training import ToonFaceImages
 from posterior.batch import Batch
 from posterior.errors import UserError
 from posterior.metrics import L2, LPIPS, Residual
-from posterior.metrics.features import VGG16Features, kernel_distance, kernel_distance_left_out
+from posterior.metrics.distances import kernel_distance, kernel_distance_left_out
+from posterior.metrics.features import VGG16Features
 from posterior.noise import GaussianNoise
 from posterior.operators import GaussianBlur, OperatorFamily, RandomInpainting, SuperResolution
 from posterior.priors import DiffusionPrior

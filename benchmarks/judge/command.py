@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from jsonargparse import ArgumentParser
+from typing import Any, NoReturn
 
 from benchmarks.judge.page import write_page
 from benchmarks.judge.problems import Case, Problem, chosen
 from benchmarks.judge.running import Budget, Contestant, ExactSets, FromFunction, Sizes, digest_of, planned, run
 from benchmarks.judge.verdict import Judged, correct, judge_samples, summary
+from benchmarks.tools.building import built
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.samplers import Sampler
 from posterior.settings import Given, conformed, overlaid, read_settings
 from posterior.settings.classes import import_class
+from posterior.settings.places import SUFFIXES, named_file
+from posterior.shipped import near
 
 BUDGETS = {
     "quick": Budget("quick", Sizes(12, 100, 200, 19), Sizes(3, 40, 40, 9, rows=120)),
@@ -80,8 +81,6 @@ def judge(
     Raises:
         UserError: if a name is not there, or a problem has no closed form. A sampler that breaks a rule is a verdict.
     """
-    import tempfile
-
     sizes = _budget(budget)
     given = dict(sampler) if isinstance(sampler, Mapping) else {_label(sampler): sampler}
     contestants = [one if isinstance(one, Contestant) else of_object(name, one) for name, one in given.items()]
@@ -90,13 +89,12 @@ def judge(
     others = [str(one) for one in names if not isinstance(one, Problem)]
     if others or not taken:
         taken += chosen(others, allow_local=True)
-    if output is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _judged(contestants, taken, sizes, seed, Path(folder), device, quiet)
-    place = Path(output)
-    place.mkdir(parents=True, exist_ok=True)
-    verdicts = _judged(contestants, taken, sizes, seed, place, device, quiet)
-    write_page(place, verdicts.budget, seed, verdicts.found, taken)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    verdicts = _judged(contestants, taken, sizes, seed, folder, device, quiet)
+    if folder is not None:
+        write_page(folder, verdicts.budget, seed, verdicts.found, taken)
     return verdicts
 
 
@@ -105,56 +103,62 @@ def _judged(
     problems: Sequence[Problem],
     budget: Budget,
     seed: int,
-    folder: Path,
+    folder: Path | None,
     device: str,
     quiet: bool,
 ) -> Verdicts:
-    exact = ExactSets(folder, seed)
-    progress = _Progress(
-        sum(count * len(ids) for problem in problems for _, ids, count in planned(problem, budget.of(problem)))
-        * len(contestants),
-        quiet,
-    )
+    exact, cells = ExactSets(folder, seed), None if folder is None else folder / "cells"
+    works = {problem.name: work(problem, budget.of(problem)) for problem in problems}
+    progress = Progress(sum(works.values()) * len(contestants), quiet)
     found: dict[str, list[Judged]] = {one.name: [] for one in contestants}
     for problem in problems:
         sizes = budget.of(problem)
         known: dict[str, Case] = {}
         for contestant in contestants:
-            progress.at = f"{contestant.name} on {problem.name}"
+            progress.begin(f"{contestant.name} on {problem.name}", sample_work(problem))
             try:
-                sampled = run(contestant, problem, sizes, seed, folder / "cells", progress.told, device, known)
+                sampled = run(contestant, problem, sizes, seed, cells, progress.told, device, known)
                 judged = judge_samples(sampled, exact, sizes)
             except UserError as error:
                 judged = Judged(problem.name, problem.tells, failure=str(error))
-                progress.skip(sum(count * len(ids) for _, ids, count in planned(problem, sizes)))
+                progress.skip(works[problem.name])
             found[contestant.name].append(judged)
-            progress.begin()
         exact.kept.clear()
     for judged_ones in found.values():
         correct(judged_ones)
     return Verdicts(budget.name, seed, found)
 
 
-class _Progress:
+def work(problem: Problem, sizes: Sizes) -> float:
+    """How long a problem takes, in no unit: a sample costs about as much as its numbers, and a little."""
+    return sum(count * len(ids) for _, ids, count in planned(problem, sizes)) * sample_work(problem)
+
+
+def sample_work(problem: Problem) -> float:
+    """The same of one sample."""
+    return 200.0 + problem.dimension
+
+
+class Progress:
     """Says on standard error, at most every few seconds, how far it is and how long it will take."""
 
-    def __init__(self, total: int, quiet: bool) -> None:
+    def __init__(self, total: float, quiet: bool) -> None:
         self.total, self.quiet = total, quiet
-        self.done, self.before = 0, 0
+        self.done, self.before, self.each = 0.0, 0.0, 1.0
         self.at = ""
         self.start = self.last = time.monotonic()
 
-    def begin(self) -> None:
-        """Of the next problem."""
-        self.before = self.done
+    def begin(self, at: str, each: float) -> None:
+        """What is sampled next, and how long a sample takes there."""
+        self.at, self.each, self.before = at, each, self.done
 
-    def skip(self, rows: int) -> None:
+    def skip(self, work: float) -> None:
         """What will not be sampled."""
-        self.done = self.before + rows
+        self.done = self.before + work
 
     def told(self, rows: int) -> None:
         """So many samples more."""
-        self.done += rows
+        self.done += rows * self.each
         now = time.monotonic()
         if self.quiet or (now - self.last < 5 and self.done < self.total):
             return
@@ -217,31 +221,14 @@ def of_settings(name: str, settings: Any, allow_local: bool = False) -> Contesta
         return conformed({"sampler": found}, {"sampler": Sampler}, allow_local)["sampler"]
 
     def made(problem: Problem) -> Sampler:
-        return build(on(problem), name)
+        sampler: Sampler = built({"sampler": on(problem)}, {"sampler": Sampler}, name)[0]
+        return sampler
 
     def digest(problem: Problem) -> str:
         checked = on(problem)
-        return digest_of(checked, build(checked, name))
+        return digest_of(checked, built({"sampler": checked}, {"sampler": Sampler}, name)[0])
 
     return Contestant(name, made, digest)
-
-
-def build(settings: dict[str, Any], name: str) -> Sampler:
-    """The sampler of checked settings.
-
-    Raises:
-        UserError: what its constructor has against them.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--sampler", type=Sampler)
-    try:
-        found: Sampler = parser.instantiate_classes(parser.parse_object({"sampler": settings})).sampler
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(f"{name}: {cause or ' '.join(str(error).split())}") from error
-    return found
 
 
 def contestant_of(text: str, allow_local: bool = False) -> Contestant:
@@ -253,11 +240,11 @@ def contestant_of(text: str, allow_local: bool = False) -> Contestant:
     label, equals, place = text.partition("=")
     if not equals:
         label, place = "", text
-    if place.endswith((".yaml", ".yml")):
-        path = Path(place)
-        if not path.is_file():
-            raise UserError(f"--sampler: the file of settings {place} does not exist")
+    path = named_file(place)
+    if path is not None:
         return of_settings(label or path.stem, read_settings(path), allow_local)
+    if place.endswith(SUFFIXES) or "/" in place:
+        raise UserError(f"--sampler: the file of settings {place} does not exist{near(place)}")
     full, found = import_class(place, Sampler, "--sampler")
     name = label or full.rpartition(".")[2]
     if inspect.isfunction(found):
@@ -270,12 +257,16 @@ def contestant_of(text: str, allow_local: bool = False) -> Contestant:
     return of_settings(name, {"class_path": Given(full)}, allow_local)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"judge: {message}")
+
+
 def judge_command(arguments: Sequence[str]) -> None:
     """Read the command line, judge, print the verdicts."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="posterior-sampling judge",
         description="Any sampler, from y alone, on problems whose posterior is known exactly: what is wrong, in words.",
-        exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -32,14 +32,27 @@ sampler is exact: differences smaller than what each verdict names pass. In the 
 intractable, so no sampler passes on every problem."""
 
 
+LEGEND = """\
+W2 / floor: sliced W2 to exact sets over that between exact sets, over measurements. Widths are ratios of standard
+deviations; shifts root mean squares over directions alike; shares total variation, with the part that chance has in it;
+coverage the share of the truth's numbers between the least and the greatest of K samples. Brackets: 95 % intervals.
+Calls: forward + backward, a sample."""
+
+
 def write_page(
-    folder: Path, budget: str, seed: int, found: Mapping[str, Sequence[Judged]], problems: Sequence[Problem]
+    folder: Path,
+    budget: str,
+    seed: int,
+    found: Mapping[str, Sequence[Judged]],
+    problems: Sequence[Problem],
+    name: str = "judge",
+    limits: str = LIMITS,
 ) -> None:
-    """Write judge.json, judge.md and judge.html into the folder."""
+    """Write NAME.json, NAME.md and NAME.html into the folder, with what a pass does not prove (``limits``)."""
     told = about(budget, seed, found)
-    write_whole(folder / "judge.json", (json.dumps(as_json(budget, seed, found), indent=1) + "\n").encode())
-    write_whole(folder / "judge.md", markdown(told, found).encode())
-    write_whole(folder / "judge.html", page(told, found, problems).encode())
+    write_whole(folder / f"{name}.json", (json.dumps(as_json(budget, seed, found), indent=1) + "\n").encode())
+    write_whole(folder / f"{name}.md", markdown(told, found, limits).encode())
+    write_whole(folder / f"{name}.html", page(told, found, problems, limits).encode())
 
 
 def about(budget: str, seed: int, found: Mapping[str, Sequence[Judged]]) -> str:
@@ -64,7 +77,8 @@ def verdict_rows(found: Mapping[str, Sequence[Judged]]) -> list[list[str]]:
 def number_rows(found: Mapping[str, Sequence[Judged]]) -> list[list[str]]:
     """Head, then a row a problem and sampler: distances, widths, shares, cost."""
     head = ["problem", "sampler", "W2 / floor: median", "mean", "worst", "width, measured", "width, unmeasured"]
-    rows = [[*head, "width, within modes", "shift (std)", "shares (TV)", "calls", "ms a sample"]]
+    head += ["width, within modes", "shift (std)", "shares (TV)", "coverage", "calls", "ms a sample"]
+    rows = [head]
     first = next(iter(found.values()))
     for place, one in enumerate(first):
         for name, judged in found.items():
@@ -83,6 +97,8 @@ def number_rows(found: Mapping[str, Sequence[Judged]]) -> list[list[str]]:
                 _cell(by_test.get(test))
                 for test in ("width, measured", "width, unmeasured", "width, within modes", "shift", "shares of modes")
             ]
+            coverage = next((one for one in own.findings if one.kind == "coverage"), None)
+            cells.append("-" if coverage is None else f"{_cell(coverage)} of {coverage.more['nominal']:.2f}")
             calls = "-" if own.failure else f"{own.forward:.0f} + {own.backward:.0f}"
             rows.append([one.problem, name, *cells, calls, "-" if own.failure else f"{1e3 * own.seconds:.3g}"])
     return rows
@@ -107,20 +123,13 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def markdown(told: str, found: Mapping[str, Sequence[Judged]]) -> str:
+def markdown(told: str, found: Mapping[str, Sequence[Judged]], limits: str) -> str:
     """judge.md."""
     lines = ["# Verdicts", ""]
     lines += [f"- **{name}**: {summary(judged)}." for name, judged in found.items()]
     lines += ["", told, "", *html.pipes(verdict_rows(found)), "", "## Numbers", "", *html.pipes(number_rows(found))]
-    lines += [
-        "",
-        "W2 / floor: sliced W2 to exact sets over that between exact sets, over measurements. Widths are ratios of",
-    ]
-    lines += [
-        "standard deviations, shifts root mean squares over directions alike, shares total variation (with the part"
-    ]
-    lines += ["that chance has in it); brackets: 95 % intervals. Calls: forward + backward, a sample.", ""]
-    lines += ["## What a pass does not prove", "", LIMITS, ""]
+    lines += ["", LEGEND, ""]
+    lines += ["## What a pass does not prove", "", limits, ""]
     return "\n".join(lines)
 
 
@@ -173,7 +182,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def page(told: str, found: Mapping[str, Sequence[Judged]], problems: Sequence[Problem]) -> str:
+def page(told: str, found: Mapping[str, Sequence[Judged]], problems: Sequence[Problem], limits: str) -> str:
     """judge.html."""
     parts = [html.element("p", f"{name}: {summary(judged)}.") for name, judged in found.items()]
     parts += [html.element("p", told), html.table(verdict_rows(found), words=True)]
@@ -194,7 +203,7 @@ def page(told: str, found: Mapping[str, Sequence[Judged]], problems: Sequence[Pr
                 parts.append(
                     f"<details>{html.element('summary', f'tests of {name}')}{html.table(finding_rows(one))}</details>"
                 )
-    parts += [html.element("h2", "What a pass does not prove"), html.element("p", LIMITS)]
+    parts += [html.element("h2", "What a pass does not prove"), html.element("p", limits)]
     return html.document("Verdicts", parts)
 
 
@@ -206,7 +215,10 @@ def picture(found: Mapping[str, Judged]) -> Figure:
         _draw_samples(samples, judged)
         samples.set_title(name)
         _draw_ranks(ranks, judged)
-        _draw_widths(widths, judged)
+        if any(one.kind == "width" for one in judged.findings):
+            _draw_widths(widths, judged)
+        else:
+            _draw_coverage(widths, judged)
     return figure
 
 
@@ -251,6 +263,16 @@ def _draw_ranks(axes: Axes, judged: Judged) -> None:
         title=f"{pairs} pairs, {judged.ranked} samples each",
     )
     axes.legend(fontsize="x-small")
+
+
+def _draw_coverage(axes: Axes, judged: Judged) -> None:
+    points = [
+        (one.more["nominal"], one.effect, one.effect - one.low) for one in judged.findings if one.kind == "coverage"
+    ]
+    nominal, share, half = (np.array(values) for values in zip(*points, strict=True))
+    axes.errorbar(nominal, share, half, fmt="o", capsize=3)
+    axes.axline((0.5, 0.5), slope=1, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel="intervals that should hold so many", ylabel="share of truths held", xlim=(0.5, 1), ylim=(0.5, 1))
 
 
 def _draw_widths(axes: Axes, judged: Judged) -> None:

@@ -5,7 +5,7 @@ python -m benchmarks judge-the-judge
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from benchmarks.judge.command import judge
 from benchmarks.judge.problems import Coordinates, Problem, two_modes
+from benchmarks.judge.verdict import Judged
+from benchmarks.tools.html import pipes
 from benchmarks.tools.tables import read_rows, write_rows
-from posterior.errors import UserError
+from posterior.files import write_whole
 from posterior.measurement import Measurement
 from posterior.noise import GaussianNoise
 from posterior.priors import Prior
@@ -41,7 +43,8 @@ class Planted(Sampler):
 
     Args:
         width: of samples around the posterior mean, over the right one.
-        shift: in standard deviations (within a mode), of one tenth of the numbers: of one hidden and one measured.
+        shift: in standard deviations (within a mode) of the numbers ``shifted``.
+        shifted: which; by default one tenth of them, one hidden and one measured.
         noise_ratio: sigma_y that it believes in over the right one.
         share: of the mode at the right.
         ignores_y: samples of the prior.
@@ -51,6 +54,7 @@ class Planted(Sampler):
 
     width: float = 1.0
     shift: float = 0.0
+    shifted: Sequence[int] = (1, NUMBERS // 2)
     noise_ratio: float = 1.0
     share: float = 0.5
     ignores_y: bool = False
@@ -74,7 +78,7 @@ class Planted(Sampler):
         moved = std * noise
         moved[..., :1] += centre
         moved = self.width * moved
-        for place in (1, NUMBERS // 2):
+        for place in self.shifted:
             moved[..., place] += self.shift * std[..., place]
         return mean + moved
 
@@ -95,41 +99,45 @@ PLANTED: dict[str, Planted] = {
 
 
 @dataclass
-class Count:
-    """How often a sampler was refuted.
+class Row:
+    """One judgement.
 
     Args:
-        planted: what is wrong with it.
-        seeds: how many times it was judged, each with measurements of its own.
-        refuted: how often it was.
-        low, high: 95 % interval of the probability (Clopper and Pearson).
-        example: the first verdict.
+        planted: what is wrong with the sampler.
+        seed: of its measurements.
+        refuted: whether it was.
+        verdict: in words.
     """
 
     planted: str
-    seeds: int
-    refuted: int
-    low: float
-    high: float
-    example: str
+    seed: int
+    refuted: bool
+    verdict: str
 
 
-def counted(planted: str, seeds: range, budget: str = "standard") -> Count:
-    """Judge one of `PLANTED` with each of the seeds."""
-    refuted, example = 0, ""
+def judged_planted(seed: int, budget: str = "standard", with_stated: bool = True) -> list[Row]:
+    """All of `PLANTED` with the measurements of one seed, and errors of a stated size.
+
+    Those are as large as the verdict on the exact sampler says that it would have found with probability 0.8.
+    """
     problem = cheap_problem()
-    for seed in seeds:
-        one = judge({planted: PLANTED[planted]}, [problem], budget, seed, quiet=True).found[planted][0]
-        if one.failure is not None:
-            raise UserError(one.failure)
-        refuted += one.refuted
-        example = example or one.verdict()
-    interval = scipy.stats.binomtest(refuted, len(seeds)).proportion_ci(method="exact")
-    return Count(planted, len(seeds), refuted, float(interval.low), float(interval.high), example)
+    found = judge(PLANTED, [problem], budget, seed, quiet=True).found
+    if with_stated:
+        found = found | judge(_stated(found["exact"][0]), [problem], budget, seed, quiet=True).found
+    return [Row(name, seed, one.refuted, one.verdict()) for name, (one,) in found.items()]
+
+
+def _stated(exact: Judged) -> dict[str, Planted]:
+    """Errors as large as the verdict on the exact sampler says that it would have found with probability 0.8."""
+    sizes = {one.test: one.reach(exact.level) for one in exact.findings if one.reach is not None}
+    return {
+        "a width error as large as stated": Planted(width=1 - sizes["width, all directions alike"]),
+        "a shift as large as stated": Planted(shift=sizes["shift"], shifted=range(1, NUMBERS)),
+    }
 
 
 def judge_the_judge(output: Path = Path("results/judge_the_judge"), seeds: int = 200, budget: str = "standard") -> None:
-    """How often an exact sampler and planted errors are refuted, over fixed seeds; writes planted.csv.
+    """How often an exact sampler and planted errors are refuted, over fixed seeds; writes planted.csv and planted.md.
 
     Rows that are there are kept: the same command goes on.
 
@@ -138,14 +146,25 @@ def judge_the_judge(output: Path = Path("results/judge_the_judge"), seeds: int =
         seeds: 0, 1, ... so many.
         budget: of each judgement.
     """
-    table = output / "planted.csv"
-    rows = read_rows(table, Count)
-    for name in PLANTED:
-        if any((row.planted, row.seeds) == (name, seeds) for row in rows):
-            continue
-        start = time.monotonic()
-        row = counted(name, range(seeds), budget)
-        rows = [other for other in rows if other.planted != name] + [row]
-        write_rows(table, rows)
-        told = f"refuted {row.refuted} of {row.seeds} times [{row.low:.3f}, {row.high:.3f}]"
-        print(f"{name:52s} {told}, {time.monotonic() - start:.0f} s", flush=True)
+    path = output / "planted.csv"
+    rows = read_rows(path, Row)
+    for seed in range(seeds):
+        if not any(row.seed == seed for row in rows):
+            rows += judged_planted(seed, budget)
+            write_rows(path, rows)
+            print(f"seed {seed}", flush=True)
+    told = "\n".join(pipes(counts([row for row in rows if row.seed < seeds]))) + "\n"
+    write_whole(output / "planted.md", told.encode())
+    print(told)
+
+
+def counts(rows: Sequence[Row]) -> list[list[str]]:
+    """Head, then a row for each planted error: how often refuted, with the 95 % interval of Clopper and Pearson."""
+    found = [["planted", "refuted", "95 % interval", "first verdict"]]
+    for name in dict.fromkeys(row.planted for row in rows):
+        own = [row for row in rows if row.planted == name]
+        refuted = sum(row.refuted for row in own)
+        interval = scipy.stats.binomtest(refuted, len(own)).proportion_ci(method="exact")
+        limits = f"{interval.low:.3f} to {interval.high:.3f}"
+        found.append([name, f"{refuted} of {len(own)}", limits, own[0].verdict])
+    return found

@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from benchmarks.tools.building import built
 from benchmarks.truth.annealing import hard_mixture, ring_posterior
 from benchmarks.truth.problems import random_mixture
 from posterior.checks import real, whole
@@ -27,29 +27,34 @@ from posterior.operators import Dense, LinearOperator, Operator, OperatorFamily
 from posterior.operators.base import Diagonal
 from posterior.priors import GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
 from posterior.random import Streams, stream
-from posterior.samplers import ExactGaussian, MixturePosterior
+from posterior.samplers import ExactGaussian, MixturePosterior, RespacedSigmas, ReverseDiffusion
+from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.settings import conformed, file_digests, read_settings
+from posterior.shipped import CONFIGS
 
-SHIPPED = Path("configs/problem")
+SHIPPED = CONFIGS / "problem"
 SEEN = 0.5
 """A direction is measured if its singular value is at least this share of the largest."""
 MOST_NUMBERS = 1_000_000
 
 
 class Truth(ABC):
-    """What is known exactly of a prior: draws, its log density, its posteriors."""
+    """What is known of a prior: draws; if it has a closed form, its log density and its posteriors."""
+
+    exact: ClassVar[bool] = True
+    """Whether posteriors are known."""
 
     @abstractmethod
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Samples (count, C, H, W) of the prior."""
+    def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
+        """A sample of the prior for each id, (B, C, H, W), which depends on (seed, id, purpose) alone."""
 
-    @abstractmethod
-    def log_prior(self, x: Tensor) -> Tensor:
-        """Log density of the prior, up to a constant, (B,)."""
+    def log_prior(self, x: Tensor) -> Tensor | None:
+        """Log density of the prior, up to a constant, (B,); None if it is not known."""
+        return None
 
-    @abstractmethod
     def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
-        """Exact samples (count, C, H, W) of p(x | y) for the measurement of one image."""
+        """Exact samples (count, C, H, W) of p(x | y) for the measurement of one image, where they are known."""
+        raise NotImplementedError(f"{type(self).__name__} knows no posterior")
 
     def modes(self, x: Tensor) -> Tensor | None:
         """The mode that each sample belongs to, (B,); None where there are none to speak of."""
@@ -63,17 +68,23 @@ class Truth(ABC):
         """
 
 
-class MixtureTruth(Truth):
-    """Of a Gaussian mixture: its posteriors are mixtures."""
+class DensityTruth(Truth):
+    """Of a prior that knows how to draw and its log density."""
 
-    def __init__(self, prior: GaussianMixturePrior) -> None:
+    def __init__(self, prior: GaussianMixturePrior | RingPrior) -> None:
         self.prior = prior
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.prior.sample(count, generator)
+    def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
+        return torch.cat([self.prior.sample(1, stream(seed, one, -1, purpose)) for one in ids])
 
     def log_prior(self, x: Tensor) -> Tensor:
         return self.prior.log_prob(x)
+
+
+class MixtureTruth(DensityTruth):
+    """Of a Gaussian mixture: its posteriors are mixtures."""
+
+    prior: GaussianMixturePrior
 
     def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
         return MixturePosterior(self.prior, measurement).sample(count, generator)
@@ -88,8 +99,8 @@ class FieldTruth(Truth):
     def __init__(self, prior: GaussianFieldPrior, image_shape: tuple[int, int, int]) -> None:
         self.prior, self.image_shape = prior, image_shape
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.prior.sample_from(torch.randn(count, *self.image_shape, generator=generator))
+    def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
+        return self.prior.sample_from(Streams(seed, ids, samples=[-1]).randn(purpose, self.image_shape))
 
     def log_prior(self, x: Tensor) -> Tensor:
         centred = self.prior.centre(x)
@@ -100,17 +111,10 @@ class FieldTruth(Truth):
         return ExactGaussian()(self.prior, measurement.repeat(count), Streams(seed, ["exact"], count))
 
 
-class RingTruth(Truth):
+class RingTruth(DensityTruth):
     """Of the ring in the plane, one of whose coordinates is measured: on a grid."""
 
-    def __init__(self, prior: RingPrior) -> None:
-        self.prior = prior
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.prior.sample(count, generator)
-
-    def log_prior(self, x: Tensor) -> Tensor:
-        return self.prior.log_prob(x)
+    prior: RingPrior
 
     def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
         sigma_y = measurement.gaussian_sigma("the ring's posterior")
@@ -120,6 +124,43 @@ class RingTruth(Truth):
         first = torch.tensor([[1.0, 0.0]])
         if not isinstance(operator, Dense) or not torch.equal(operator.matrix, first):
             raise UserError("the ring's posterior is known where its first coordinate is measured: Coordinates([0])")
+
+
+class LearnedTruth(Truth):
+    """Of any prior: the law of its own reverse diffusion, in many small ancestral steps.
+
+    Args:
+        prior: whose network is asked.
+        image_shape: (C, H, W).
+        denoised: end with one denoising step, D(x, sigma_min), as samplers of pictures do. Otherwise the image is x
+            at sigma_min: its law is p * N(0, sigma_min^2 I), whose scores are the network's own (docs/method.md
+            section 9).
+        num_steps: network calls of a draw.
+        together: images at a time.
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        prior: Prior,
+        image_shape: tuple[int, int, int],
+        denoised: bool = False,
+        num_steps: int = 250,
+        together: int = 64,
+    ) -> None:
+        self.prior, self.image_shape, self.denoised = prior, image_shape, denoised
+        self.num_steps, self.together = num_steps, together
+
+    def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
+        sigmas = RespacedSigmas(self.num_steps).sigmas()
+        levels = sigmas if self.denoised else sigmas[:-1]
+        found = []
+        for start in range(0, len(ids), self.together):
+            rng = Streams(seed, [f"{one}/{purpose}" for one in ids[start : start + self.together]], samples=[-1])
+            x = initial_noise(self.image_shape, levels[0], rng)
+            found.append(ReverseDiffusion().descend(self.prior, x, levels, rng))
+        return torch.cat(found)
 
 
 def truth_of(prior: Prior, image_shape: tuple[int, int, int]) -> Truth | None:
@@ -160,6 +201,7 @@ class Problem:
         likelihood: Gaussian noise.
         image_shape: (C, H, W).
         settings: what it was made from, if from a file.
+        truth: what is known of the prior; by default all that its closed form gives.
 
     Raises:
         UserError: if the posterior is not known exactly.
@@ -172,11 +214,14 @@ class Problem:
     likelihood: Likelihood
     image_shape: tuple[int, int, int]
     settings: Any = None
-    truth: Truth = field(init=False, repr=False)
+    truth: Truth = field(default=None, repr=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.truth is not None and not self.truth.exact:
+            self.prior.check_images(self.image_shape)
+            return
         certificate = "a sampler can be certified under any prior by another command: calibrate"
-        truth = truth_of(self.prior, self.image_shape)
+        truth = truth_of(self.prior, self.image_shape) if self.truth is None else self.truth
         if truth is None:
             raise UserError(
                 f"problem {self.name}: {type(self.prior).__name__} has no closed form, so its posterior is not known "
@@ -208,9 +253,10 @@ class Problem:
 
     def cases(self, ids: Sequence[str], seed: int) -> list[Case]:
         """Images drawn from the prior, and their measurements: each depends on (seed, id) alone."""
-        found = []
-        for one in ids:
-            truth = self.truth.draw(1, stream(seed, one, -1, "truth"))
+        found: list[Case] = []
+        if not ids:
+            return found
+        for one, truth in zip(ids, self.truth.draw(ids, seed).split(1), strict=True):
             operator = self.realise([one], seed)
             noise = Streams(seed, [one], samples=[-1]).randn("measurement", operator.measurement_shape)
             found.append(Case(one, truth, Measurement.simulate(truth, operator, self.likelihood, noise)))
@@ -225,9 +271,9 @@ class Problem:
         """Exact samples (count, C, H, W) of p(x | y)."""
         return self.truth.posterior(case.measurement, count, stream(seed, case.id, -1, "exact"))
 
-    def reference(self, case: Case, seed: int) -> Tensor:
-        """A point (1, C, H, W) to measure distances from: another draw of the prior."""
-        return self.truth.draw(1, stream(seed, case.id, -1, "reference"))
+    def references(self, cases: Sequence[Case], seed: int) -> Tensor:
+        """A point for each case, (B, C, H, W), to measure distances from: another draw of the prior."""
+        return self.truth.draw([case.id for case in cases], seed, "reference")
 
     def parts(self, case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
         """Name of a subspace -> coordinates of x (B, C, H, W) in it, (B, n), orthonormal.
@@ -255,14 +301,14 @@ class Problem:
         if self.settings is None:
             told: Any = [repr(self.operator), repr(vars(self.operator)), repr(self.likelihood)]
         else:
-            told = [self.settings, file_digests(self.settings)]
+            law = {name: self.settings[name] for name in ("operator", "likelihood")}
+            told = [law, sorted(file_digests(law).values())]
         text = json.dumps([self.name, self.prior.fingerprint(), list(self.image_shape), told], default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _diagonal_of(operator: Operator) -> Diagonal | None:
-    assert isinstance(operator, LinearOperator)
-    return operator.diagonal()
+    return operator.diagonal() if isinstance(operator, LinearOperator) else None
 
 
 def _coordinates(basis: Diagonal, mask: Tensor, x: Tensor) -> Tensor:
@@ -362,29 +408,16 @@ def read_problem(path: Path, allow_local: bool = False) -> Problem:
         checked = conformed(settings, PARTS, allow_local)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    parser = ArgumentParser(exit_on_error=False)
-    for name in ("prior", "operator", "likelihood"):
-        parser.add_argument(f"--{name}", type=PARTS[name])
-    classes = {name: checked[name] for name in ("prior", "operator", "likelihood")}
-    try:
-        made = parser.instantiate_classes(parser.parse_object(classes))
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(f"{path}: {cause or ' '.join(str(error).split())}") from error
+    classes = {name: PARTS[name] for name in ("prior", "operator", "likelihood")}
+    prior, operator, likelihood = built({name: checked[name] for name in classes}, classes, str(path))
     shape = tuple(checked["image_shape"])
     for number in shape:
         whole(f"{path}: image_shape", "a side", number, 1, MOST_NUMBERS)
-    return Problem(
-        path.stem,
-        checked["tells"],
-        made.prior,
-        made.operator,
-        made.likelihood,
-        shape,
-        json.loads(json.dumps(checked, default=str)),
-    )
+    plain = json.loads(json.dumps(checked, default=str))
+    try:
+        return Problem(path.stem, checked["tells"], prior, operator, likelihood, shape, plain)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def shipped(folder: Path = SHIPPED) -> dict[str, Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
+import io
 import json
 import random
 import time
@@ -28,6 +30,8 @@ from posterior.random import Streams, key_of
 from posterior.samplers import Sampler
 from posterior.samplers.base import Observer, unobserved
 
+FAR = 1e6
+"""Numbers of images are about 1: a chain beyond this has diverged."""
 LARGE = 1000
 """Numbers of an image from which a problem counts as large."""
 
@@ -183,7 +187,7 @@ class Sampled:
     def add(self, cell: Cell, cases: Sequence[Case], compared: bool) -> None:
         """The rows of a cell: (samples, cases, C, H, W)."""
         values = torch.from_numpy(cell.samples)
-        finite = torch.isfinite(values).flatten(2).all(dim=2).all(dim=0)
+        finite = (values.abs() < FAR).flatten(2).all(dim=2).all(dim=0)
         for place, case in enumerate(cases):
             if not finite[place]:
                 self.diverged.append(case.id)
@@ -219,8 +223,6 @@ class Cell:
 
     def write(self, path: Path) -> None:
         """Keep it; the file appears whole."""
-        import io
-
         buffer = io.BytesIO()
         np.savez(buffer, samples=self.samples, cost=np.array([self.forward, self.backward, self.seconds]))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,10 +244,11 @@ def run(
     problem: Problem,
     sizes: Sizes,
     seed: int,
-    folder: Path,
+    folder: Path | None = None,
     told: Callable[[int], None] = lambda rows: None,
     device: torch.device | str = "cpu",
     known: dict[str, Case] | None = None,
+    sample: bool = True,
 ) -> Sampled:
     """Samples of all cells, those that are kept and those that are not yet.
 
@@ -254,26 +257,34 @@ def run(
         problem: where.
         sizes: how much.
         seed: of measurements and samples.
-        folder: of the cells.
+        folder: of the cells; None: they are not kept.
         told: called with the number of samples that a cell had, when it is there.
         device: where the sampler runs.
         known: cases by id, for all samplers of the problem; those that are missing are added.
+        sample: whether cells that are missing are sampled; otherwise they are left out.
 
     Raises:
         UserError: if the sampler does not keep to the rules (`draw`), or its settings do not fit.
     """
     found, known = Sampled(problem), {} if known is None else known
-    place = folder / contestant.digest(problem) / f"{problem.name}-{problem.digest}-{seed}"
+    place = None
+    if folder is not None:
+        place = folder / contestant.digest(problem) / f"{problem.name}-{problem.digest}-{seed}"
     sampler: Sampler | None = None
     for name, ids, count in planned(problem, sizes):
+        path = None if place is None else place / f"{name}.npz"
+        cell = None if path is None else Cell.read(path)
+        if cell is not None and cell.samples.shape != (count, len(ids), *problem.image_shape):
+            cell = None
+        if cell is None and not sample:
+            continue
         known |= {case.id: case for case in problem.cases([one for one in ids if one not in known], seed)}
         cases = [known[one] for one in ids]
-        path = place / f"{name}.npz"
-        cell = Cell.read(path)
-        if cell is None or cell.samples.shape != (count, len(ids), *problem.image_shape):
+        if cell is None:
             sampler = sampler or contestant.made(problem)
             cell = draw(contestant.name, sampler, problem, cases, count, seed, device)
-            cell.write(path)
+            if path is not None:
+                cell.write(path)
         found.add(cell, cases, name.startswith("compared"))
         told(count * len(ids))
     return found
@@ -294,7 +305,9 @@ def draw(
         UserError: if it returns another shape or type, changes its arguments or a global random state, or raises
             anything but `Diverged`.
     """
-    prior = problem.prior.to(device)
+    prior = problem.prior
+    if torch.device(device).type != "cpu":
+        prior = copy.deepcopy(prior).to(device)  # exact samples and densities stay on the CPU
     rows = problem.batch(cases, seed).to(device).repeat(count)
     y, states, weights = rows.y.clone(), _random_states(), prior.fingerprint()
     streams = Streams(seed, [case.id for case in cases], count, device)

@@ -22,11 +22,15 @@ import torch
 from torch import Tensor
 
 PERMUTATIONS = 400
+OF_KERNELS = 200
+"""Of them, those that a kernel is summed for: it takes most of the time."""
 POWER = 0.8
 RESOLVED = 10
 """Permutations beyond the observed value from which their share is the p-value."""
 SIMULATIONS = 20_000
 """Of uniform ranks, for the band."""
+PICTURE = 16
+"""Sides from which an image has frequencies to speak of."""
 LEAST_RATIO = 1e-6
 """Of variances: below it a sampler's samples are all the same."""
 
@@ -37,11 +41,12 @@ class Finding:
 
     Args:
         test: its name.
-        kind: ``distance``, ``shift``, ``width``, ``shares`` or ``rank``.
+        kind: ``distance``, ``shift``, ``width``, ``shares``, ``coverage``, ``spread`` or
+            ``rank``.
         where: the subspace, frequency band or functional.
         effect: size of the difference: widths as a ratio, shifts in standard deviations (root mean square over
-            directions), shares in total variation, ranks as the largest difference of distribution functions, distance
-            as sliced W2 over its floor (median over measurements).
+            directions), shares in total variation, coverage as a share, spread as a ratio, ranks as the largest
+            difference of distribution functions, distance as sliced W2 over its floor (median over measurements).
         low, high: its 95 % interval.
         p: of the test.
         more: further numbers for the page.
@@ -147,14 +152,15 @@ class Pooled:
         The kernel is Gaussian, as wide as the root mean square distance.
         """
         flat = self.x.flatten(1)
-        flat = flat - flat.mean(dim=0)
+        flat = (flat - flat.mean(dim=0)).float()
         lengths = flat.square().sum(dim=1)
         squares = (lengths[:, None] + lengths - 2 * flat @ flat.mT).clamp_min(0)
         kernel = torch.exp(-0.5 * squares / squares.mean().clamp_min(1e-300)).fill_diagonal_(0)
-        toward = (kernel.float() @ self.first.float()).double()
-        one = (self.first * toward).sum(dim=0)
+        first = self.first[:, : 1 + OF_KERNELS]
+        toward = (kernel @ first.float()).double()
+        one = (first * toward).sum(dim=0)
         between = toward.sum(dim=0) - one
-        other = kernel.sum() - one - 2 * between
+        other = kernel.double().sum() - one - 2 * between
         n, e = self.count, len(flat) - self.count
         return one / (n * (n - 1)) + other / (e * (e - 1)) - 2 * between / (n * e)
 
@@ -277,12 +283,13 @@ def two_sample(measured: Sequence[Measured], seed: int = 0) -> list[Finding]:
     """
     widths: dict[str, list[Tensor]] = {}
     shifts, common, distances, chi, variation, sizes = [], [], [], [], [], []
+    several: list[tuple[int, int]] = []
     for number, one in enumerate(measured):
         pooled = Pooled.of(one.samples, torch.cat(list(one.exact[:2])), seed + number)
         alike = whitened(pooled.x)
         views = {"all directions alike": alike}
         views |= {name: part(pooled.x.to(one.samples.dtype)).double() for name, part in one.parts.items()}
-        if min(pooled.x.shape[-2:]) >= 16:
+        if min(pooled.x.shape[-2:]) >= PICTURE:
             views |= {f"{name} scales": bands(pooled.x, place) for place, name in enumerate(BANDS)}
         for name, z in views.items():
             widths.setdefault(name, []).append(pooled.log_width(z))
@@ -295,6 +302,8 @@ def two_sample(measured: Sequence[Measured], seed: int = 0) -> list[Finding]:
             values, off = pooled.chi_square(modes)
             chi.append(values)
             variation.append(off)
+            if float(values[1:].std()) > 0:  # more than one mode
+                several.append((pooled.count, len(pooled.x) - pooled.count))
             within = pooled.log_width_within(modes)
             if within is not None:
                 widths.setdefault("within modes", []).append(within)
@@ -303,7 +312,7 @@ def two_sample(measured: Sequence[Measured], seed: int = 0) -> list[Finding]:
     found += [_width(name, torch.stack(values)) for name, values in widths.items()]
     found += [_shift(torch.stack(shifts), sizes), _common_shift(common)]
     if chi:
-        found.append(_shares(torch.stack(chi), np.array(variation), sizes))
+        found.append(_shares(torch.stack(chi), np.array(variation), several))
     return found
 
 
@@ -385,12 +394,18 @@ def _common_shift(differences: Sequence[Tensor]) -> Finding:
     )
 
 
-def _shares(values: Tensor, variation: np.ndarray, sizes: Sequence[tuple[int, int, int]]) -> Finding:
-    """Of chi-squares (M, 1 + permutations); the power is that for one mode of two equal ones."""
+def _shares(values: Tensor, variation: np.ndarray, sizes: Sequence[tuple[int, int]]) -> Finding:
+    """Of chi-squares (M, 1 + permutations); the power is that for one mode of two equal ones.
+
+    Args:
+        values: of all measurements.
+        variation: total variation of each.
+        sizes: samples and exact ones of those with more than one mode.
+    """
     total = values.sum(dim=0)
     null = Null.of(total[1:])
     freedom = max(null.mean, 1.0)
-    information = sum(4 / (1 / n + 1 / e) for n, e, _ in sizes)  # of a share 1/2 off by delta: delta^2 times this
+    information = sum(4 / (1 / n + 1 / e) for n, e in sizes)  # of a share 1/2 off by delta: delta^2 times this
 
     def reach(level: float) -> float:
         limit, top = null.critical(level), 10.0
@@ -398,13 +413,94 @@ def _shares(values: Tensor, variation: np.ndarray, sizes: Sequence[tuple[int, in
         def missing(size: float) -> float:
             return float(scipy.stats.ncx2.cdf(limit, freedom, size)) - (1 - POWER)
 
+        if missing(1e-6) <= 0:  # few permutations, and a law that is no chi-square
+            return 0.0
         while missing(top) > 0:
             top *= 2
         return min(1.0, math.sqrt(scipy.optimize.brentq(missing, 1e-6, top) / information))
 
     mean, low, high = over_measurements(variation)
     p = null.above(float(total[0]))
-    return Finding("shares of modes", "shares", "", mean, max(low, 0.0), high, p, reach=reach)
+    known = reach if sizes else None  # one mode everywhere: no shares to be wrong
+    return Finding("shares of modes", "shares", "", mean, max(low, 0.0), high, p, reach=known)
+
+
+def inside(images: Tensor, trim: int = 0) -> Tensor:
+    """Share of each image's numbers that lie between order statistics of the others: (R, P, *S) -> (R, P).
+
+    Between the least and the greatest, or with ``trim`` others left out at each end. For R exchangeable images it is
+    (R - 2 - 2 trim) / R on average.
+    """
+    flat = images.flatten(2)
+    found = torch.zeros(images.shape[:2], dtype=torch.float64)
+    for largest in (False, True):
+        ends = flat.topk(trim + 1, dim=0, largest=largest).indices  # whose rank among the others is that of an end
+        for row in ends:
+            found.scatter_add_(0, row.mT, torch.ones(row.mT.shape, dtype=torch.float64))
+    return 1 - found / flat.shape[2]
+
+
+def chosen_rows(rows: int, pairs: int, seed: int) -> Tensor:
+    """One of the K + 1 images of each pair, that could as well be the truth: (`PERMUTATIONS`, P)."""
+    return torch.randint(rows, (PERMUTATIONS, pairs), generator=torch.Generator().manual_seed(seed))
+
+
+def coverage_test(shares: Tensor, trim: int = 0, seed: int = 0) -> Finding:
+    """Do intervals between order statistics of K samples hold the truth as often as they should?
+
+    Under the null hypothesis each of the K + 1 images of a pair could be the truth: the p-value is from draws of one of
+    them, pair by pair, as many as there are permutations elsewhere.
+
+    Args:
+        shares: `inside` of the truth, row 0, and its samples, (K + 1, P).
+        trim: with which.
+        seed: of the draws.
+    """
+    rows, pairs = shares.shape
+    null = Null.of(shares.gather(0, chosen_rows(rows, pairs, seed)).mean(dim=1))
+    mean, low, high = over_measurements(shares[0].numpy())
+    nominal = (rows - 2 - 2 * trim) / rows
+
+    def reach(level: float) -> float:
+        return float(scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(POWER)) * null.std
+
+    name, p = f"coverage of {nominal:.0%} intervals", null.both(mean)
+    return Finding(name, "coverage", "", mean, low, high, p, {"nominal": nominal}, reach)
+
+
+def spread_test(images: Tensor, seed: int = 0) -> Finding:
+    """Is the error of the samples' mean as large as their spread says?
+
+    The effect is the root of sum |x - mean|^2 over (1 + 1 / K) sum of variances, both over numbers and pairs: 1 for an
+    exact sampler, more where samples are too narrow or off. The p-value is as in `coverage_test`.
+
+    Args:
+        images: the truth, row 0, and its samples, (K + 1, P, *S).
+        seed: of the draws.
+    """
+    flat = images.flatten(2).double()
+    rows, pairs = flat.shape[:2]
+    total, squares = flat.sum(dim=0), flat.square().sum(dim=2)
+    errors = (rows * flat - total).square().sum(dim=2) / (rows - 1) ** 2
+    variances = (squares.sum(dim=0) - squares - (total - flat).square().sum(dim=2) / (rows - 1)) / (rows - 2)
+    variances = variances.clamp_min(0) * rows / (rows - 1)
+
+    def log_ratio(error: Tensor, variance: Tensor) -> Tensor:
+        return 0.5 * (error.sum(dim=-1) / variance.sum(dim=-1).clamp_min(1e-300)).log()
+
+    draws = chosen_rows(rows, pairs, seed)
+    null = Null.of(log_ratio(errors.gather(0, draws), variances.gather(0, draws)))
+    observed = float(log_ratio(errors[0], variances[0]))
+    again = torch.from_numpy(np.random.default_rng(0).integers(pairs, size=(400, pairs)))
+    low, high = (
+        log_ratio(errors[0][again], variances[0][again]).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    )
+
+    def reach(level: float) -> float:
+        return math.exp(float(scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(POWER)) * null.std) - 1
+
+    effect, least, most = (math.exp(min(value, 700.0)) for value in (observed, low, high))
+    return Finding("error over spread", "spread", "", effect, least, most, null.both(observed), reach=reach)
 
 
 def rank_tests(ranks: dict[str, np.ndarray], num_samples: int) -> list[Finding]:

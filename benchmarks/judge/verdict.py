@@ -12,7 +12,19 @@ from torch import Tensor
 
 from benchmarks.judge.problems import Case, Problem
 from benchmarks.judge.running import ExactSets, Sampled, Sizes
-from benchmarks.judge.statistics import Finding, Measured, holm, rank_tests, two_sample
+from benchmarks.judge.statistics import (
+    BANDS,
+    PICTURE,
+    Finding,
+    Measured,
+    bands,
+    coverage_test,
+    holm,
+    inside,
+    rank_tests,
+    spread_test,
+    two_sample,
+)
 from posterior.random import stream
 
 LEVEL = 0.01
@@ -22,6 +34,8 @@ SAME = 1e-3
 CLIP_SHARE = 1e-3
 """Share of exact numbers outside [-1, 1] from which clipping is worth a word."""
 FEWEST_MEASUREMENTS, FEWEST_PAIRS = 2, 10
+ENOUGH_TO_TRIM = 15
+"""Samples of a pair from which a second interval is looked at, without the least and the greatest."""
 
 PLACES = {
     "measured": "where y sees",
@@ -103,6 +117,10 @@ class Judged:
         if shifts := self.of("shift"):
             worst = max(shifts, key=lambda one: one.effect)
             said.append(f"shifted by {_span(worst)} std" + (f", {worst.where}" if worst.where else ""))
+        if (coverage := self.of("coverage")) and not self.deterministic:
+            said.append(f"{coverage[0].more['nominal']:.0%} intervals hold the truth {_span(coverage[0])} of the time")
+        if (spread := self.of("spread")) and not self.deterministic:
+            said.append(f"the error of the mean is {_span(spread[0])} of what the spread says")
         if not said and (ranks := self.of("rank")):
             said.append("the truth is not one of the samples: ranks of " + ", ".join(_rank(one) for one in ranks))
         elif not said and self.of("distance"):
@@ -125,6 +143,8 @@ class Judged:
             size = one.reach(self.level)
             if one.kind == "width" and one.where in ("all directions alike", "unmeasured"):
                 found.append(f"a width error of {size:.1%} {PLACES[one.where]}")
+            elif one.kind == "coverage" and "a coverage" not in " ".join(found):
+                found.append(f"a coverage off by {size:.2g}")
             elif one.kind == "shift":
                 found.append(f"a shift of {size:.2g} std")
             elif one.kind == "shares":
@@ -170,7 +190,8 @@ def functionals(problem: Problem, cases: Sequence[Case], images: Tensor, seed: i
     """Numbers of the images of each pair, by which the truth is ranked among samples: name -> (R, P).
 
     Random directions, one a pair, of what y sees and of what it does not see; brightness; log prior; residual; distance
-    to a random point (TARP: Lemos et al., "Sampling-based accuracy testing of posterior estimators", ICML 2023).
+    to a random point (TARP: Lemos et al., "Sampling-based accuracy testing of posterior estimators", ICML 2023); of
+    pictures also roughness and a random direction of each band of frequencies.
 
     Args:
         problem: whose.
@@ -191,10 +212,19 @@ def functionals(problem: Problem, cases: Sequence[Case], images: Tensor, seed: i
                 name, part(images[:, place]), case
             )
     found["brightness"] = flat.flatten(1).mean(dim=1).view(rows, -1)
-    found["log prior"] = problem.truth.log_prior(flat).view(rows, -1)
+    log_prior = problem.truth.log_prior(flat)
+    if log_prior is not None:
+        found["log prior"] = log_prior.view(rows, -1)
     found["residual"] = problem.batch(cases, seed).repeat(rows).residual_norm(flat).view(rows, -1)
-    points = torch.cat([problem.reference(case, seed) for case in cases])
-    found["distance to a random point"] = (images - points).flatten(2).norm(dim=2)
+    found["distance to a random point"] = (images - problem.references(cases, seed)).flatten(2).norm(dim=2)
+    if min(images.shape[-2:]) >= PICTURE:
+        across, down = (flat.diff(dim=axis).square().mean(dim=(1, 2, 3)) for axis in (-1, -2))
+        found["roughness"] = (across + down).view(rows, -1)
+        for place, name in enumerate(BANDS):
+            z = bands(flat, place).view(rows, len(cases), -1)
+            draws = [stream(seed, case.id, -1, f"direction {name}") for case in cases]
+            directions = torch.stack([torch.randn(z.shape[2], generator=draw) for draw in draws]).double()
+            found[f"a direction of {name} scales"] = torch.einsum("rpj,pj->rp", z, directions)
     return found
 
 
@@ -220,6 +250,18 @@ def ranks_of(
     return {name: torch.cat(values).numpy() for name, values in found.items()}
 
 
+def interval_tests(pairs: Sequence[Case], ranked: Sequence[Tensor], together: int = 64) -> list[Finding]:
+    """Coverage of the widest intervals, and of the next ones if there are enough samples; error over spread."""
+    truths = torch.cat([case.truth for case in pairs])
+    images = torch.cat([truths[None], torch.stack(list(ranked), dim=1)])
+    trims = [0, 1] if len(ranked[0]) >= ENOUGH_TO_TRIM else [0]
+    found = []
+    for trim in trims:
+        parts = [inside(images[:, start : start + together], trim) for start in range(0, len(pairs), together)]
+        found.append(coverage_test(torch.cat(parts, dim=1), trim))
+    return [*found, spread_test(images)]
+
+
 def judge_samples(sampled: Sampled, exact: ExactSets, sizes: Sizes) -> Judged:
     """All tests of a sampler's samples on a problem; p-values are not corrected yet (`correct`)."""
     problem = sampled.problem
@@ -241,6 +283,7 @@ def judge_samples(sampled: Sampled, exact: ExactSets, sizes: Sizes) -> Judged:
     if len(sampled.pairs) >= FEWEST_PAIRS:
         judged.ranks = ranks_of(problem, sampled.pairs, sampled.ranked, exact.seed)
         judged.findings += rank_tests(judged.ranks, sizes.ranked)
+        judged.findings += interval_tests(sampled.pairs, sampled.ranked)
     return judged
 
 

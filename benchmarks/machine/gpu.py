@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine.memory import kept
 from benchmarks.machine.overhead import finish, measured, over_bare_calls, seconds
+from benchmarks.tools.building import built_from
 from benchmarks.tools.recipe import fill_by_recipe
 from datamodules.array import load_arrays
 from posterior.errors import UserError
@@ -96,8 +95,8 @@ class Bench:
         if not self.smoke:
             folder = ROOT / "configs" / "demo"
             files = {name: folder / f"super_resolution_{name}.yaml" for name in DEMOS}
-            prior = built(Prior, files["dps"], "prior")
-            return prior, {name: built(Sampler, file, "sampler") for name, file in files.items()}
+            prior = built_from(files["dps"], "model", Prior, "prior")
+            return prior, {name: built_from(file, "model", Sampler, "sampler") for name, file in files.items()}
         network = UNet(32, num_channels=32, channel_mult=(1, 1), attention_resolutions=())
         fill_by_recipe(network)
         reverse = ReverseDiffusion(RespacedSigmas(3))
@@ -115,18 +114,6 @@ class Bench:
         operator = SuperResolution(4, "average").realise(tuple(truth.shape[1:]))
         noise = Streams(0, ids, samples=[-1]).randn("noise", operator.measurement_shape)
         return ids, Measurement.simulate(truth, operator, GaussianNoise(0.05), noise)
-
-
-def built(kind: type, file: Path, key: str) -> Any:
-    """The object that a file of settings has under ``model: key``, itself or as another file."""
-    settings = yaml.safe_load(file.read_text(encoding="utf-8"))["model"][key]
-    if isinstance(settings, str):
-        settings = yaml.safe_load((file.parent / settings).read_text(encoding="utf-8"))
-    if path := settings.get("init_args", {}).get("checkpoint"):
-        settings["init_args"]["checkpoint"] = str(ROOT / path)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--it", type=kind)
-    return parser.instantiate(parser.parse_object({"it": settings})).it
 
 
 def precision(name: str) -> torch.dtype | None:

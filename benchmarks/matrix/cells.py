@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-import lightning_cli
 import posterior
 from posterior import ids
+from posterior.callbacks.record import changes_nothing
 from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.settings import file_digests, module_digests, overlaid, read_settings
+from posterior.settings.check import NOTES
+from posterior.settings.overlay import Whole
 
 KEYS = {"dir", "shared", "tasks", "samplers", "seeds", "smoke"}
 RUN = {"model", "data", "output", "trainer", "seed_everything"}
@@ -69,7 +71,7 @@ class Cell:
         }
         kept = _without(settings, "")
         whole = [kept, file_digests(kept), module_digests(kept), posterior.__version__]
-        return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(json.dumps(whole, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -98,7 +100,7 @@ def _without(value: Any, key: str) -> Any:
     """Settings without those that change no result, but for the limit."""
     if isinstance(value, dict):
         inner = {name: f"{key}.{name}".lstrip(".") for name in value}
-        free = {name for name, whole in inner.items() if lightning_cli.changes_nothing(whole) and name != "limit"}
+        free = {name for name, whole in inner.items() if changes_nothing(whole) and name != "limit"}
         return {name: _without(item, inner[name]) for name, item in value.items() if name not in free}
     return [_without(item, key) for item in value] if isinstance(value, list) else value
 
@@ -132,6 +134,8 @@ def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:
     whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"{path}: seeds must be a list of different whole numbers, got {seeds!r}")
+    if isinstance(settings["dir"], Whole):  # a folder that is called like a file that ships
+        settings["dir"] = settings["dir"].source
     if not isinstance(settings["dir"], str):
         raise UserError(f"{path}: dir must be a path, got {settings['dir']!r}")
     return settings
@@ -177,4 +181,12 @@ def cells(settings: dict[str, Any], limit: int | None = None) -> Iterator[Cell]:
                 fixed: dict[str, Any] = {"seed": seed} | ({} if limit is None else {"limit": limit})
                 folder = Path(settings["dir"]) / task / sampler / f"seed_{seed}"
                 config = overlaid(config, {"data": {"init_args": fixed}, "output": {"dir": str(folder)}})
-                yield Cell(task, sampler, seed, json.loads(json.dumps(config)))
+                yield Cell(task, sampler, seed, _copied(config))
+
+
+def _copied(value: Any) -> Any:
+    """Settings that nothing else holds, without notes for other commands; what is known of a path stays with it."""
+    if isinstance(value, dict):
+        notes = NOTES if "class_path" in value else set()
+        return {str(name): _copied(item) for name, item in value.items() if name not in notes}
+    return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from posterior.errors import UserError
+from posterior.results.report import read_metrics
 from posterior.results.table import HEADINGS, cell
 
 
@@ -19,14 +19,9 @@ def compare(runs: Sequence[Path], metrics: Sequence[str] | None = None, kind: st
         kind: of single samples ("sample"), of their mean ("mean"), or of picked ones ("best", "oracle").
 
     Raises:
-        UserError: if a folder holds no metrics.json, or not of this kind.
+        UserError: if a folder holds no metrics.json, of this version, or not of this kind.
     """
-    reports = {}
-    for folder in map(Path, runs):
-        try:
-            reports[str(folder)] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} holds no finished run ({error})") from error
+    reports = {str(folder): read_metrics(Path(folder)) for folder in runs}
     for name, report in reports.items():
         if kind not in report["metrics"]:
             raise UserError(f"{name} has no {kind!r} among {', '.join(report['metrics'])}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from posterior.errors import UserError
 from posterior.files import say
 from posterior.ids import natural
 from posterior.results.pictures import make_grid, picture_names
+from posterior.results.report import read_metrics
 from posterior.results.table import cell as told
+from posterior.shipped import CONFIGS
 
-CONFIG = Path("configs/benchmark/demo.yaml")
+CONFIG = CONFIGS / "benchmark" / "demo.yaml"
 TASKS = {
     "super_resolution": "4x super-resolution",
     "random_inpainting": "random inpainting",
@@ -27,8 +28,8 @@ SAMPLERS = {"kinetic": "kinetic Langevin", "dps": "DPS"}
 def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> None:
     """Posterior samples of held-out toon faces under three tasks, and what DPS makes of the first one.
 
-    Runs configs/benchmark/demo.yaml, in the folder of the repository; the same command again goes on from what is
-    there. Each run has a folder below ``dir``; ``grid.png`` there shows all of them.
+    Runs configs/benchmark/demo.yaml; the same command again goes on from what is there. Each run has a folder below
+    ``dir``; ``grid.png`` there shows all of them.
 
     Args:
         dir: the folder.
@@ -39,8 +40,6 @@ def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> No
         UserError: if a run fails.
     """
     lightning_cli.quiet()
-    if not CONFIG.is_file():
-        raise UserError(f"demo: {CONFIG} is not here: start it in the folder of the repository")
     found = list(cells(read_matrix(CONFIG, smoke=False) | {"dir": str(dir)}, limit))
     if failures := run_cells(found):
         name, reason = next(iter(failures.items()))
@@ -82,7 +81,7 @@ def table(found: Sequence[Cell]) -> list[str]:
     }
     rows = [["task", "sampler", *columns, "NFE"]]
     for cell in found:
-        report = json.loads((cell.dir / "metrics.json").read_text(encoding="utf-8"))
+        report = read_metrics(cell.dir)
         metrics, images = report["metrics"], report["images"]
         values = [told(metrics[kind].get(name), images).replace("+-", "±") for kind, name in columns.values()]
         calls = (f"{metrics['sample'][name]['mean']:.0f}" for name in ("nfe_forward", "nfe_backward"))

@@ -13,7 +13,7 @@ import lightning_cli
 from benchmarks.matrix.cells import Cell, cells, read_matrix
 from benchmarks.matrix.report import write_matrix_report
 from posterior.errors import UserError
-from posterior.settings import overlaid
+from posterior.settings import config_file, overlaid
 
 
 def rank() -> int:
@@ -35,14 +35,14 @@ def matrix(
     The file has the keys ``dir``; ``shared``, settings of all cells as `lightning_cli.py predict` has them; ``tasks``
     and ``samplers``, name -> settings laid over them (a sampler's ``tasks``: task -> settings laid over those again;
     its ``only``: a list of the tasks that it runs on); ``seeds``; and ``smoke``, the same keys, laid over everything by
-    ``--smoke``. A value that ends in .yaml is a file of settings, its path relative to the file it stands in, and
+    ``--smoke``. A value that names a file of settings (a path relative to the file it stands in, or a name that ships)
     replaces what is below it; ``from`` beside other keys is such a file with those keys laid over it.
 
     Every sampler of a task and seed sees the same measurements (the report checks it). The prior is loaded once. The
     same command again goes on where it was stopped, also on another number of devices.
 
     Args:
-        config: the matrix's file.
+        config: the matrix's file, or the name of one that ships.
         smoke: the small version, for CI.
         dir: another folder than the file says.
         limit: only the first so many images.
@@ -54,7 +54,7 @@ def matrix(
         UserError: if the file is bad or a cell fails; the others are run first, unless there are several processes.
     """
     lightning_cli.quiet()
-    settings = read_matrix(Path(config), smoke)
+    settings = read_matrix(config_file(str(config)), smoke)
     if dir is not None:
         settings["dir"] = str(dir)
     if devices is None and num_nodes > 1:

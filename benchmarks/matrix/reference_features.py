@@ -10,7 +10,7 @@ import torch
 from posterior.errors import UserError
 from posterior.images import list_images, load_image
 from posterior.metrics import Inception, PixelFeatures
-from posterior.metrics.distances import write_features
+from posterior.metrics.features import write_features
 
 
 def reference_features(

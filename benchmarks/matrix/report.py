@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks.matrix.cells import Cell
 from posterior.errors import UserError
 from posterior.files import write_whole
+from posterior.results.report import read_metrics
 from posterior.results.table import HEADINGS
 
 NOT_METRICS = {"id", "sample", "picked"}
@@ -53,10 +54,10 @@ class Result:
         if not cell.ended:
             return None
         try:
-            report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            report = read_metrics(folder)
             with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["sample"].isdigit()]
-        except OSError:
+        except (OSError, UserError):
             return None
         grouped: dict[str, dict[str, list[float]]] = {}
         for row in rows:

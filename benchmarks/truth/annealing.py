@@ -301,7 +301,7 @@ def annealing(output: Path = Path("results/annealing"), smoke: bool = False) -> 
     _draw_dip(panels[0, 0], dip)
     worst = float(np.abs(dip.measured - dip.stated).max())
     print(f"Lemma F.1: largest gap to the stated variance {worst:.4f} (tolerance {dip.tolerance:.4f})", flush=True)
-    crossing = lemma_f2(side=16 if smoke else 32, rows=20 if smoke else 200)
+    crossing = lemma_f2(16, 20, h=0.01, steps_per_level=4) if smoke else lemma_f2(rows=200)
     for axes, levels, name in (
         (panels[0, 1], crossing.plain_levels, "plain"),
         (panels[0, 2], crossing.annealed_levels, "annealed"),

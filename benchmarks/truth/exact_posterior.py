@@ -175,10 +175,11 @@ def run_task(
     problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int, smoke: bool = False
 ) -> list[Row]:
     """Every sampler at every budget, over the problem's measurements."""
-    few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
-    fractions = STEP_FRACTIONS if len(dps_scales) > 1 else STEP_FRACTIONS[-1:]
-    case = Case.draw(few, f"{name} {task} tuning", make, seed, tuning=True)
-    chosen = {calls: case.tuned(calls, dps_scales, fractions) for calls in problem.calls}
+    chosen = dict.fromkeys(problem.calls, (dps_scales[0], STEP_FRACTIONS[-1]))
+    if len(dps_scales) > 1:
+        few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
+        case = Case.draw(few, f"{name} {task} tuning", make, seed, tuning=True)
+        chosen = {calls: case.tuned(calls, dps_scales, STEP_FRACTIONS) for calls in problem.calls}
     found: dict[tuple[str, str], _Sums] = {}
     fixed = {"DPS": None, "Algorithm 2, averaged": AVERAGED_FRACTION, "kinetic": KINETIC_FRACTION}
     for number in range(problem.num_measurements):
@@ -277,16 +278,15 @@ class Case:
             return draw(PooledStreams(count, self.seed))
 
         scale, fraction = scales[0], fractions[0]
-        if len(scales) > 1 and calls <= 1000:
+        if calls <= 1000:
             scale = best_scale(
                 lambda scale: run("DPS", scale, fraction), lambda x: self.distance(x, self.exact["y"].sets), scales
             )
-        if len(fractions) > 1:
-            fraction = best_scale(
-                lambda fraction: run("Algorithm 2", scale, fraction),
-                lambda x: self.distance(x, self.exact["x0,y"].sets),
-                fractions,
-            )
+        fraction = best_scale(
+            lambda fraction: run("Algorithm 2", scale, fraction),
+            lambda x: self.distance(x, self.exact["x0,y"].sets),
+            fractions,
+        )
         return scale, fraction
 
     def distance(self, samples: Tensor, sets: Sequence[Tensor]) -> float:

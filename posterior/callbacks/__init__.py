@@ -1,4 +1,4 @@
-"""Callbacks: what a run writes and shows while it goes on."""
+"""Callbacks: what a run writes and shows while it goes on, and whether it may be resumed."""
 
 from posterior.callbacks.progress import SamplingProgress
 from posterior.callbacks.results import ResultWriter

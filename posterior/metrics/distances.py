@@ -1,117 +1,74 @@
-"""FID and KID as the field reports them: clean-fid's pixels and resizing, distances in float64."""
+"""Distances between sets of pictures: Fréchet and kernel distance of their features (FID, KID), in float64."""
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import io
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
-from posterior import waits
 from posterior.errors import UserError
-from posterior.files import write_whole
-from posterior.images import to_pixels
-from posterior.metrics.features import VGG16Features, frechet_distance, hub_file, kernel_distance
-from posterior.reading import check_file, read_arrays, shown
-
-SIDE = 299
-"""Side in pixels to which clean-fid resizes."""
-INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-"""Of NVIDIA's TorchScript translation of the 2015 network, which clean-fid uses (docs/pipeline.md, "FID and KID")."""
+from posterior.metrics.features import PixelFeatures, decode, read_features
 
 
-class PixelFeatures(nn.Module, ABC):
-    """A feature network on pictures as they are stored: 8 bits, resized to 299x299 as clean-fid does.
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets of features (N, D), (M, D); float64.
 
-    Source: Parmar, Zhang and Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022: bicubic
-    with antialiasing in floating point, channel by channel, clipped to [0, 255] (`cleanfid.resize`, mode "clean").
-
-    `name` heads columns; `unavailable` says in one line why it cannot be used here, or is None; `dimension` is the
-    number of features, if it is known.
-    """
-
-    name: str
-    unavailable: str | None = None
-    dimension: int | None = None
-
-    @abstractmethod
-    def of_resized(self, pixels: Tensor) -> Tensor:
-        """Features (B, D) of pictures (B, 3, 299, 299), float32 in [0, 255]."""
-
-    @torch.no_grad()
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Features (B, D), float32, of images (C, H, W) in [-1, 1], clipped and rounded to 8 bits; C is 1 or 3.
-
-        A sequence may have images of several sizes.
-        """
-        resized = waits.on_host("pixels", _resized, *([x] if isinstance(x, Tensor) else x))
-        return self.of_resized(waits.to_device("pixels", resized, x[0])).float()
-
-
-def _resized(*images: Tensor) -> Tensor:
-    """(B, 3, 299, 299) of images (C, H, W), or of one batch."""
-    rows = [row for image in images for row in (image if image.ndim == 4 else image[None])]
-    pixels = np.stack([_resizer()(to_pixels(row)) for row in rows]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
-
-
-@functools.cache
-def _resizer() -> Callable[[np.ndarray], np.ndarray]:
-    return build_resizer("clean")
-
-
-class Inception(PixelFeatures):
-    """The 2048 pooled features of Inception-v3 (2015) that FID is defined by.
-
-    Args:
-        file: NVIDIA's TorchScript file; None: ``inception-2015-12-05.pt`` in torch's hub folder. Nothing is downloaded.
+    ||mean_x - mean_y||^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)) (Heusel et al., NeurIPS 2017); it falls as the sets grow.
 
     Raises:
-        UserError: if the file is there but is another one (by its SHA-256).
+        ValueError: if a set has fewer than two rows.
     """
-
-    name = "inception"
-    dimension = 2048
-
-    def __init__(self, file: Path | None = None) -> None:
-        super().__init__()
-        path = hub_file(INCEPTION_FILE) if file is None else Path(file)
-        if not path.is_file():
-            self.unavailable = f"FID and KID need {path} (docs/pipeline.md, 'FID and KID', says where to get it)"
-            return
-        check_file(path, "Inception's file")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != INCEPTION_SHA256:
-            raise UserError(f"{path} is not {INCEPTION_FILE}: its SHA-256 is not {INCEPTION_SHA256}")
-        self.network = torch.jit.load(str(path), map_location="cpu").eval()
-
-    def of_resized(self, pixels: Tensor) -> Tensor:
-        return self.network.layers.forward((pixels - 128) / 128).flatten(1)
+    if min(len(x), len(y)) < 2:
+        raise ValueError("frechet_distance needs at least two rows in each set")
+    x, y = x.double(), y.double()
+    values, vectors = torch.linalg.eigh(x.T.cov())
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ y.T.cov() @ root).clamp(min=0).sqrt().sum()
+    return float((x.mean(0) - y.mean(0)).square().sum() + x.var(0).sum() + y.var(0).sum() - 2 * cross)
 
 
-class VGG16Pixels(PixelFeatures):
-    """`VGG16Features` at 299x299 instead of Inception: comparable among themselves, not with published FIDs."""
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """Unbiased squared MMD of two sets of features, kernel (a . b / D + 1)^3 (KID; Binkowski et al., ICLR 2018).
 
-    name = "vgg16"
-    dimension = 512
+    Unlike the Fréchet distance its mean does not depend on the sets' sizes; it can be negative.
 
-    def __init__(self) -> None:
-        super().__init__()
-        try:
-            self.network = VGG16Features(SIDE)
-        except UserError as error:
-            self.unavailable = str(error)
+    Args:
+        x, y: features (N, D), (M, D).
 
-    def of_resized(self, pixels: Tensor) -> Tensor:
-        return self.network(pixels / 127.5 - 1)
+    Raises:
+        ValueError: if a set has fewer than two rows.
+    """
+    if min(len(x), len(y)) < 2:
+        raise ValueError("kernel_distance needs at least two rows in each set")
+    return float(_within(x).mean() + _within(y).mean() - 2 * _kernel(x, y).mean())
+
+
+def kernel_distance_left_out(x: Tensor, y: Tensor) -> Tensor:
+    """`kernel_distance` without row i of x, for every i, (N,): for jackknife errors, also of paired differences.
+
+    Raises:
+        ValueError: if x has fewer than three rows or y fewer than two.
+    """
+    if len(x) < 3 or len(y) < 2:
+        raise ValueError("kernel_distance_left_out needs three rows of x and two of y")
+    n = len(x)
+    within, between = _within(x), _kernel(x, y).mean(dim=1)
+    # the mean over ordered pairs without i: of the n (n - 1) pairs, 2 (n - 1) hold i
+    without = (within.sum() * (n - 1) - 2 * within * (n - 1)) / ((n - 1) * (n - 2))
+    return without + _within(y).mean() - 2 * (between.sum() - between) / (n - 1)
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+
+
+def _within(x: Tensor) -> Tensor:
+    """Each row's mean kernel with the other rows."""
+    kernel = _kernel(x, x)
+    return (kernel.sum(dim=1) - kernel.diagonal()) / (len(x) - 1)
 
 
 class FeatureDistance(nn.Module):
@@ -139,55 +96,6 @@ class FeatureDistance(nn.Module):
     def name(self) -> str:
         """The network's."""
         return self.network.name
-
-
-def encode(features: Tensor) -> str:
-    """A row of features (D,) as text."""
-    return base64.b64encode(features.detach().cpu().numpy().astype("<f4").tobytes()).decode()
-
-
-def decode(text: str) -> np.ndarray:
-    """The row (D,), float32."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f4")
-
-
-def write_features(path: Path, features: Tensor, network: str) -> None:
-    """Write a reference set: features (N, D) and the network's name."""
-    buffer = io.BytesIO()
-    np.savez(buffer, features=features.cpu().numpy().astype(np.float32), network=np.array(network))
-    write_whole(path, buffer.getvalue())
-
-
-def read_features(path: Path, network: str, dimension: int | None = None) -> Tensor:
-    """Read a reference set, (N, D).
-
-    Args:
-        path: of the file.
-        network: that it must have been made with.
-        dimension: D that it must have; None: any.
-
-    Raises:
-        UserError: if it is missing, unreadable, was made with another network, or is not N >= 2 rows of D finite reals.
-    """
-    what, told = "reference features", "see docs/pipeline.md, 'FID and KID'"
-    try:
-        arrays = read_arrays(path, what)
-    except UserError as error:
-        raise UserError(f"{error}; {told}") from error
-    if not {"features", "network"} <= set(arrays):
-        there = ", ".join(arrays) or "nothing"
-        raise UserError(f"{path} is no set of {what}: it must hold features and network, it holds {there}; {told}")
-    features, made_with = arrays["features"], str(arrays["network"])
-    if made_with != network:
-        raise UserError(f"{path} holds features of {shown(made_with)[:80]}, not of {network}")
-    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1 or features.dtype.kind != "f":
-        found = f"{features.dtype}{list(features.shape)}"
-        raise UserError(f"{path} is no set of {what}: they must be (N, D) reals, N >= 2, they are {found}; {told}")
-    if dimension is not None and features.shape[1] != dimension:
-        raise UserError(f"{path} holds {features.shape[1]} features an image, {network} has {dimension}: {told}")
-    if not np.isfinite(features).all():
-        raise UserError(f"{path} is no set of {what}: some are NaN or infinite; {told}")
-    return torch.from_numpy(features)
 
 
 def distances(

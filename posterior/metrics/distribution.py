@@ -10,6 +10,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from posterior.operators import blocks_of
+
 
 def sliced_wasserstein(x: Tensor, y: Tensor, num_directions: int = 200, seed: int = 0) -> float:
     """Sliced 2-Wasserstein distance of two sample sets of equal size.
@@ -27,11 +29,19 @@ def sliced_wasserstein(x: Tensor, y: Tensor, num_directions: int = 200, seed: in
     """
     if x.shape != y.shape:
         raise ValueError(f"sliced_wasserstein needs sets of equal shape, got {tuple(x.shape)} and {tuple(y.shape)}")
-    x, y = x.flatten(1), y.flatten(1)
-    directions = torch.randn(x.shape[1], num_directions, generator=torch.Generator().manual_seed(seed)).to(x)
-    directions = directions / directions.norm(dim=0)
-    gap = (x @ directions).sort(dim=0).values - (y @ directions).sort(dim=0).values
-    return float(gap.square().mean().sqrt())
+    return distance_of_projections(*(sorted_projections(one, num_directions, seed) for one in (x, y)))
+
+
+def sorted_projections(x: Tensor, num_directions: int = 200, seed: int = 0) -> Tensor:
+    """Samples (N, *S) along random unit directions, sorted: (num_directions, N); for sets that are compared often."""
+    flat = x.flatten(1)
+    directions = torch.randn(flat.shape[1], num_directions, generator=torch.Generator().manual_seed(seed)).to(flat)
+    return ((directions / directions.norm(dim=0)).mT @ flat.mT).sort(dim=1).values
+
+
+def distance_of_projections(x: Tensor, y: Tensor) -> float:
+    """`sliced_wasserstein` of sets of equal size by their `sorted_projections` along the same directions."""
+    return float((x - y).square().mean().sqrt())
 
 
 def sliced_wasserstein_floor(exact: Sequence[Tensor], num_directions: int = 200) -> tuple[float, float]:
@@ -89,11 +99,16 @@ def band_std_ratios(x: Tensor, exact: Tensor, num_bands: int = 4) -> list[float]
 def subspaces(matrix: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
     """Orthonormal bases of what A = matrix (m, d) measures, and of the rest: (d, r) and (d, d - r).
 
-    A right singular vector is measured if its singular value is at least ``threshold`` times the largest.
+    A right singular vector is measured if its singular value is at least ``threshold`` times the largest. Entries of x
+    that no measurement brings together, such as those of different colours, are taken apart, block by block.
     """
-    values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
-    seen = values.clamp_min(0).sqrt() >= threshold * values[-1].clamp_min(0).sqrt()
-    return vectors[:, seen], vectors[:, ~seen]
+    gram = (matrix.mT @ matrix).cpu()
+    values, vectors = torch.zeros_like(gram[0]), torch.zeros_like(gram)
+    for block in blocks_of(gram):
+        part = (block[:, :, None], block[:, None])
+        values[block], vectors[part] = torch.linalg.eigh(gram[part])
+    seen = values.clamp_min(0).sqrt() >= threshold * values.max().clamp_min(0).sqrt()
+    return vectors[:, seen].to(matrix.device), vectors[:, ~seen].to(matrix.device)
 
 
 def mmd_test(x: Tensor, y: Tensor, num_permutations: int = 500, seed: int = 0) -> tuple[float, float]:

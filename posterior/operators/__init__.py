@@ -1,7 +1,7 @@
 """Measurement operators A: what is seen of an image."""
 
 from posterior.operators.base import LinearOperator, Operator, OperatorFamily
-from posterior.operators.dense import Dense, matrix_of
+from posterior.operators.dense import Dense, blocks_of, matrix_of
 from posterior.operators.inpainting import BoxInpainting, Inpainting, MaskInpainting, RandomInpainting
 from posterior.operators.motion_blur import GivenBlur, KernelBlur, MotionBlur
 from posterior.operators.mri import CartesianMRI, MultiCoilFourier, UndersampledFourier
@@ -36,5 +36,6 @@ __all__ = [
     "SubsampledTransform",
     "SuperResolution",
     "UndersampledFourier",
+    "blocks_of",
     "matrix_of",
 ]

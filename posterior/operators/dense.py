@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import scipy.sparse.csgraph
 import torch
 from torch import Tensor
 
@@ -18,6 +19,19 @@ def matrix_of(operator: LinearOperator, device: torch.device | str = "cpu", bloc
     wide = operator.to(torch.float64)
     columns = [wide.forward(part.view(-1, *operator.image_shape)).flatten(1) for part in basis.split(block)]
     return torch.cat(columns).mT.contiguous()
+
+
+def blocks_of(gram: Tensor) -> list[Tensor]:
+    """Which rows of a symmetric matrix (n, n), on the CPU, belong together: (count, size), a tensor for each size.
+
+    Entries below 1e-12 of the largest are rounding. A A^T and A^T A fall apart by colours where A does not mix them,
+    and further where it measures pixels one by one.
+    """
+    linked = scipy.sparse.csr_array((gram.abs() > 1e-12 * gram.abs().max()).numpy())
+    labels = torch.from_numpy(scipy.sparse.csgraph.connected_components(linked, directed=False)[1])
+    sizes = labels.bincount()
+    blocks = labels.argsort(stable=True).split(sizes.tolist())
+    return [torch.stack([block for block in blocks if len(block) == size]) for size in sizes.unique().tolist()]
 
 
 class Dense(LinearOperator):

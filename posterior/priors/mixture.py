@@ -109,41 +109,50 @@ class GaussianMixturePrior(ClosedFormPrior):
         identity = torch.eye(self.directions.shape[1]).to(self.means)
         return scaled @ self.directions.mT + self.rest[:, None, None] * identity
 
-    def _log_joint(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log of weight times smoothed density, (B, K), and what it is made of.
-
-        No (B, K, d) tensor is made: at the size of images those take longer than the products.
+    def _along(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where x lies in each component's directions.
 
         Returns:
-            The logs; U_k^T (x - m_k), (B, K, r); smoothed variances along the directions, (K, r) or (B, K, r), and
-            elsewhere, (K,) or (B, K).
+            U_k^T (x - m_k), (B, K, r); smoothed variances along the directions, (K, r) or (B, K, r), and elsewhere,
+            (K,) or (B, K).
         """
         added = sigma.flatten()[:, None] ** 2 if isinstance(sigma, Tensor) else sigma**2
-        rest = self.rest + added
+        along = torch.einsum("bd,kdr->bkr", x.flatten(1), self.directions)
+        along = along - (self.means.flatten(1)[:, None] @ self.directions)[:, 0]
         variances = self.variances + (added[..., None] if isinstance(added, Tensor) else added)
-        flat, means = x.flatten(1), self.means.flatten(1)
-        components, dimension, rank = self.directions.shape
-        along = (flat @ self.directions.permute(1, 0, 2).reshape(dimension, -1)).view(-1, components, rank)
-        along = along - torch.einsum("kdr,kd->kr", self.directions, means)
+        return along, variances, self.rest + added
+
+    def _log_joint(self, x: Tensor, along: Tensor, variances: Tensor, rest: Tensor) -> Tensor:
+        """Log of weight times smoothed density, (B, K), from what `_along` gives.
+
+        No (B, K, d) tensor is made: at the size of images those take longer than the products.
+        """
+        dimension, rank = self.directions.shape[1:]
         squared = (along.square() / variances).sum(dim=-1)
         if rank < dimension:
-            distance = torch.cdist(flat, means, compute_mode="donot_use_mm_for_euclid_dist")
+            means = self.means.flatten(1)
+            distance = torch.cdist(x.flatten(1), means, compute_mode="donot_use_mm_for_euclid_dist")
             squared = squared + (distance.square() - along.square().sum(dim=-1)).clamp_min(0) / rest
         log_det = variances.log().sum(dim=-1) + (dimension - rank) * rest.log()
         log_density = -0.5 * (squared + log_det + dimension * math.log(2 * math.pi))
-        return self.weights.log() + log_density, along, variances, rest
+        return self.weights.log() + log_density
+
+    def _log_components(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The same at a level of noise."""
+        return self._log_joint(x, *self._along(x, sigma))
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """log p_sigma(x), (B,)."""
-        return self._log_joint(x, self._checked(x, sigma))[0].logsumexp(dim=1)
+        return self._log_components(x, self._checked(x, sigma)).logsumexp(dim=1)
 
     def responsibilities(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Probability of each component given x0 + sigma n = x, (B, K)."""
-        return self._log_joint(x, self._checked(x, sigma))[0].softmax(dim=1)
+        return self._log_components(x, self._checked(x, sigma)).softmax(dim=1)
 
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        log_joint, along, variances, rest = self._log_joint(x, sigma)
-        shares = log_joint.softmax(dim=1)
+        along, variances, rest = self._along(x, sigma)
+        alone = len(self.weights) == 1  # then its share is 1, whatever the densities are
+        shares = torch.ones_like(along[..., 0]) if alone else self._log_joint(x, along, variances, rest).softmax(dim=1)
         inside = shares[..., None] * along * (1 / rest[..., None] - 1 / variances)
         toward = shares / rest
         score = inside.flatten(1) @ self.directions.mT.reshape(inside[0].numel(), -1)
@@ -184,7 +193,8 @@ class GaussianMixturePrior(ClosedFormPrior):
         """
         if not anchor_sigma > 0:
             raise ValueError(f"given_anchor: anchor_sigma must be > 0, got {anchor_sigma}")
-        log_joint, along, variances, rest = self._log_joint(anchor[None], anchor_sigma)
+        along, variances, rest = self._along(anchor[None], anchor_sigma)
+        log_joint = self._log_joint(anchor[None], along, variances, rest)
         # Tweedie's formula for each component: its mean given x0 is x0 + anchor_sigma^2 times its smoothed score
         shift = anchor.flatten() - self.means.flatten(1)
         pulled = torch.einsum("kdr,kr->kd", self.directions, along[0] * (1 / rest[:, None] - 1 / variances))
@@ -242,7 +252,7 @@ class GaussianMixturePrior(ClosedFormPrior):
         mixture: GaussianMixturePrior | None = None
         for step in range(num_steps):
             if mixture is not None:
-                joint = torch.cat([mixture._log_joint(part, 0.0)[0] for part in images.split(256)])
+                joint = torch.cat([mixture._log_components(part, 0.0) for part in images.split(256)])
                 observe(step, float(joint.logsumexp(dim=1).double().mean()))
                 shares = joint.softmax(dim=1)
             weights = (shares.sum(dim=0) + 1e-3) / (count + 1e-3 * num_components)

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from posterior.errors import UserError
 from posterior.ids import natural
 
 Record = dict[str, object]
 VOID = "void"
+FORMAT = 2
+"""Of what a run leaves: journal, record.json, metrics.json. It changes when one of another version cannot be read."""
+
+
+def check_format(found: Mapping[str, object], place: Path) -> None:
+    """Refuse what another version has written in another form; version 0.2.0 wrote this one without saying so.
+
+    Args:
+        found: a session of a journal, or metrics.json.
+        place: where it stands.
+
+    Raises:
+        UserError: naming both formats.
+    """
+    if found.get("format", FORMAT) != FORMAT:
+        raise UserError(
+            f"{place} has format {found['format']}, this version of the program reads format {FORMAT}: use the version "
+            "that made it, or start the run again in another folder"
+        )
 
 
 class Journal:
@@ -108,6 +128,8 @@ class Journal:
 def _lines(paths: Iterable[Path]) -> Iterator[Record]:
     """The records of some files; lines that are none (cut off, or garbled by a crash) are passed over."""
     for path in sorted(paths):
+        if not path.is_file():  # reading a pipe would wait for its other end
+            raise UserError(f"{path} is no file: remove it")
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)

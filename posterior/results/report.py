@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.metrics import RecordMeans, Summary, distances
-from posterior.results.journal import Journal, Record
+from posterior.results.journal import FORMAT, Journal, Record, check_format
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,20 @@ class Session:
 
     def record(self) -> Record:
         """As a line of the journal."""
-        return asdict(self) | {"labels": sorted(self.labels)}
+        return asdict(self) | {"labels": sorted(self.labels), "format": FORMAT}
 
     @classmethod
     def last(cls, journal: Journal) -> Session:
         """The latest one in a journal.
 
         Raises:
-            UserError: if there is none that can be read.
+            UserError: if there is none that can be read, or it has another format.
         """
         try:
             found = dict(journal.sessions()[-1])
-            found.pop("session", None)
+            check_format(found, journal.folder)
+            for name in ("session", "format"):
+                found.pop(name, None)
             labels = found.pop("labels")
             assert isinstance(labels, list)
             return cls(labels=set(labels), **found)  # type: ignore[arg-type]
@@ -58,6 +61,23 @@ class Session:
             raise UserError(
                 f"{journal.folder} holds no journal of a run (or one of an earlier version: start that run once more)"
             ) from error
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics.json of a finished run.
+
+    Raises:
+        UserError: if there is none that can be read, or it has another format.
+    """
+    path = folder / "metrics.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no finished run ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{folder} holds no finished run ({path.name} is damaged)")
+    check_format(found, path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,7 @@ def write_report(
     ids = {str(record["id"]) for record in records}
     report = Report(ids, journal.failed(), distances(records, session.references))
     content = {
+        "format": FORMAT,
         "images": len(ids),
         "failed": report.failed,
         "left_out": session.left_out,

@@ -3,6 +3,7 @@
 from posterior.samplers.annealed import AnnealedMeasurement, AnnealedSampler, Target
 from posterior.samplers.annealed_langevin import AnnealedLangevin
 from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
+from posterior.samplers.conditional import ConditionalDenoiser, ConditionalDescent
 from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
@@ -33,6 +34,8 @@ __all__ = [
     "AnnealedMeasurement",
     "AnnealedSampler",
     "AnnealingSchedule",
+    "ConditionalDenoiser",
+    "ConditionalDescent",
     "DPSPlus",
     "ExactGaussian",
     "ExactMixture",

@@ -30,7 +30,7 @@ class AnnealedSampler(Sampler):
     ``anchor_term`` off only the start is localised and the target is p(x | y).
 
     Mind the targets: an estimate made from y uses the data twice, and with the anchor term the samples are then
-    narrower than p(x | y) (`method.md` section 3).
+    narrower than p(x | y) (docs/method.md section 3).
 
     Args:
         schedule: levels of the measurement noise.
@@ -40,7 +40,8 @@ class AnnealedSampler(Sampler):
         anchor_sigma: > 0, noise level to which x_hat is re-noised (published: t = 100, sigma = 0.34).
         anchor_term: add (x0 - X) / anchor_sigma^2 to the drift.
         score_sigma: smoothing level >= 0 at which the score is read at the end; None: the prior's sigma_min
-            (published). The chain then targets the posterior under the smoothed prior p * N(0, score_sigma^2 I).
+            (published). The chain then targets the posterior under the smoothed prior p * N(0, score_sigma^2 I)
+            (docs/method.md section 8).
         score_sigma_top: the same at the highest level of measurement noise; in between it falls geometrically with
             that noise (by the level's number, where the noise does not fall). None: score_sigma throughout (published).
         ending: reverse diffusion from score_sigma down to 0 that ends the chain; None: the chain's last state is the
@@ -235,7 +236,7 @@ class AnnealedMeasurement:
     """The coupled measurements y_i = y + N(0, (v_i - v_N) I) of one chain each, walked downward.
 
     Seen from y the added noise is Brownian motion in v, so y_{i+1} given y_i is a Brownian bridge: the same law as
-    drawing all increments upward first, without storing them.
+    drawing all increments upward first, without storing them (docs/method.md section 2).
 
     Args:
         measured: the measurement itself, level v_N.

@@ -20,8 +20,8 @@ class AnnealedLangevin(AnnealedSampler):
     """Langevin dynamics on p(x) p(y_i | x) while the noise of y_i is annealed down to the true level.
 
     Source: Xun, Gupta, Price, NeurIPS 2025, arXiv:2510.26324. Algorithm 1 without a warm start, Algorithm 3 with one,
-    Algorithm 2 by `from_anchor`; `AnnealedSampler` has what they target and the other settings. Departs from the
-    published code: true adjoints, and the anchor term is there.
+    Algorithm 2 by `from_anchor` (docs/method.md sections 2 and 3); `AnnealedSampler` has what they target and the other
+    settings. Departs from the published code: true adjoints, and the anchor term is there.
 
     Mind the step: Euler-Maruyama is stable for h L < 2, where L, the curvature, is at most
     Lip(score) + ||A||^2 / sigma_y^2 + 1 / anchor_sigma^2; in a direction of curvature L its variance is

@@ -65,9 +65,9 @@ def project(x: Tensor, measurement: Measurement, sigma: float, squared_norm: Ten
 class DPS(ConditionedDiffusion):
     """DPS: a step of reverse diffusion, then a step down the residual norm of the denoised image.
 
-    Source: Chung et al., ICLR 2023, arXiv:2209.14687, Algorithm 1, in sigma units (`method.md` section 5). Departs from
-    the published code in that the norm is taken per image, where that code takes it over the whole batch (and in what
-    is measured: `Measurement.simulate`).
+    Source: Chung et al., ICLR 2023, arXiv:2209.14687, Algorithm 1, in sigma units (docs/method.md section 5). Departs
+    from the published code in that the norm is taken per image, where that code takes it over the whole batch (and in
+    what is measured: `Measurement.simulate`).
 
     Args:
         schedule: noise levels (published: all 1000).

@@ -24,7 +24,7 @@ class ExactGaussian(Sampler):
 
     A draw of the prior is corrected by the posterior mean of what its own measurement misses (Hoffman and Ribak,
     ApJ 1991; Papandreou and Yuille, NeurIPS 2010); the mean solves (C^-1 + A^T A / sigma_y^2) x = A^T y / sigma_y^2
-    by conjugate gradients, preconditioned in Fourier space, every row on its own.
+    by conjugate gradients, preconditioned in Fourier space, every row on its own (docs/method.md section 6).
 
     Args:
         tolerance: relative residual at which a row's solve stops, in (0, 1).

@@ -11,7 +11,7 @@ from torch import Tensor
 from posterior import waits
 from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.operators import matrix_of
+from posterior.operators import blocks_of, matrix_of
 from posterior.priors.base import Prior
 from posterior.priors.mixture import GaussianMixturePrior, rows_of_components
 from posterior.random import Streams
@@ -23,7 +23,9 @@ class MixturePosterior:
 
     Component k has weight w_k N(y; A m_k, G_k), G_k = A S_k A^T + sigma_y^2 I, and mean
     m_k + S_k A^T G_k^-1 (y - A m_k); a sample is made from one of the prior, x_k and simulated noise n, as
-    x_k + S_k A^T G_k^-1 (y + sigma_y n - A x_k). Linear algebra is in float64.
+    x_k + S_k A^T G_k^-1 (y + sigma_y n - A x_k) (docs/method.md section 6). Linear algebra is in float64: G_k is
+    B_k + F diag(e) F^T, where B_k = s_k A A^T + sigma_y^2 I falls apart where A A^T does, and F = A U_k has few columns
+    (Woodbury: G^-1 = B^-1 - B^-1 F (I + e F^T B^-1 F)^-1 e F^T B^-1).
 
     Args:
         prior: the mixture.
@@ -49,20 +51,17 @@ class MixturePosterior:
         self.matrix = matrix_of(operator, measurement.y.device)[self.measured]  # A, (m, d)
         self.y = measurement.y.flatten()[self.measured].double()
         gram = self.matrix @ self.matrix.mT
-        noise = sigma_y**2 * torch.eye(len(self.y), dtype=gram.dtype, device=gram.device)
-        self.factors = []  # Cholesky factors of G_k
+        blocks = waits.on_host("blocks", blocks_of, gram)
+        self.blocks = [waits.to_device("blocks", block, self.y) for block in blocks]
+        self.parts: list[_Factors] = []
         log_weights, means = [], []
         for k, mean in enumerate(prior.means.flatten(1).double()):
-            seen = self.matrix @ prior.directions[k].double()
-            excess = (prior.variances[k] - prior.rest[k]).double()
-            with waits.inside("factorisation"):
-                factor = torch.linalg.cholesky((seen * excess) @ seen.mT + prior.rest[k].double() * gram + noise)
-            self.factors.append(factor)
-            residual = self.y - self.matrix @ mean
-            whitened = torch.linalg.solve_triangular(factor, residual[:, None], upper=False).square().sum()
-            log_det = 2 * factor.diagonal().log().sum()
+            part, log_det = self._factors(gram, k)
+            self.parts.append(part)
+            residual = (self.y - self.matrix @ mean)[None]
+            whitened = (residual * self._solved(part, residual)).sum()
             log_weights.append(prior.weights[k].double().log() - 0.5 * (whitened + log_det))
-            means.append(mean + self._pulled(k, residual[None])[0])
+            means.append(mean + self._pulled(k, residual)[0])
         joint = torch.stack(log_weights) - 0.5 * len(self.y) * math.log(2 * math.pi)
         self.log_evidence = joint.logsumexp(dim=0)
         """log p(y)."""
@@ -71,10 +70,43 @@ class MixturePosterior:
         self.means = torch.stack(means).view_as(prior.means)
         """(K, C, H, W) float64."""
 
+    def _factors(self, gram: Tensor, component: int) -> tuple[_Factors, Tensor]:
+        """What solves with G_k, and log det G_k."""
+        rest = self.prior.rest[component].double()
+        seen = self.matrix @ self.prior.directions[component].double()
+        excess = (self.prior.variances[component] - self.prior.rest[component]).double()
+        with waits.inside("factorisation"):
+            bases = [
+                torch.linalg.cholesky(
+                    rest * gram[block[:, :, None], block[:, None]]
+                    + self.sigma_y**2 * torch.eye(block.shape[1], dtype=gram.dtype, device=gram.device)
+                )
+                for block in self.blocks
+            ]
+            scaled = self._base_solved(bases, seen.mT).mT
+            core = torch.eye(len(excess)).to(gram) + excess[:, None] * (seen.mT @ scaled)
+            factor, pivots = torch.linalg.lu_factor(core)
+        log_det = factor.diagonal().abs().log().sum()
+        log_det = log_det + sum(2 * base.diagonal(dim1=1, dim2=2).log().sum() for base in bases)
+        return _Factors(bases, seen, excess, scaled, factor, pivots), log_det
+
+    def _base_solved(self, bases: list[Tensor], residual: Tensor) -> Tensor:
+        """B_k^-1 r for rows r, (N, m)."""
+        solved = torch.empty_like(residual)
+        for block, base in zip(self.blocks, bases, strict=True):
+            of_block = residual[:, block].permute(1, 2, 0)  # (count, size, N)
+            solved[:, block] = torch.cholesky_solve(of_block, base).permute(2, 0, 1)
+        return solved
+
+    def _solved(self, part: _Factors, residual: Tensor) -> Tensor:
+        """G_k^-1 r for rows r, (N, m)."""
+        solved = self._base_solved(part.bases, residual)
+        along = torch.linalg.lu_solve(part.factor, part.pivots, (solved @ part.seen * part.excess).mT)
+        return solved - along.mT @ part.scaled.mT
+
     def _pulled(self, component: int, residual: Tensor) -> Tensor:
         """S_k A^T G_k^-1 r for rows r, (N, m) -> (N, d)."""
-        solved = torch.cholesky_solve(residual.mT, self.factors[component]).mT
-        return self.prior.times_covariance(component, solved @ self.matrix)
+        return self.prior.times_covariance(component, self._solved(self.parts[component], residual) @ self.matrix)
 
     @property
     def mean(self) -> Tensor:
@@ -115,6 +147,26 @@ class MixturePosterior:
         log_likelihood = -0.5 * (misfit / self.sigma_y).square().sum(dim=1)
         log_likelihood = log_likelihood - len(self.y) * math.log(self.sigma_y * (2 * math.pi) ** 0.5)
         return self.prior.log_prob(x).double() + log_likelihood - self.log_evidence
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """What solves with one component's G = B + F diag(e) F^T.
+
+    Args:
+        bases: Cholesky factors of B, block by block.
+        seen: F, (m, r).
+        excess: e, (r,).
+        scaled: B^-1 F, (m, r).
+        factor, pivots: LU factors of I + e F^T B^-1 F, (r, r).
+    """
+
+    bases: list[Tensor]
+    seen: Tensor
+    excess: Tensor
+    scaled: Tensor
+    factor: Tensor
+    pivots: Tensor
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ from posterior.samplers.base import Observer
 class KineticLangevin(AnnealedSampler):
     """The target sequence of `AnnealedLangevin`, sampled by second-order dynamics: one network call a step.
 
-    Source: `method.md` section 7. The splitting is BAOAB (Leimkuhler and Matthews, 2013), unit mass:
+    Source: docs/method.md section 7. The splitting is BAOAB (Leimkuhler and Matthews, 2013), unit mass:
 
         p += h/2 F;  x += h/2 p;  p = c p + sqrt(1 - c^2) N(0, I), c = exp(-friction h);  x += h/2 p;  p += h/2 F(x)
 
     with F the gradient of log p_s(x) p(y_i | x) p(x0 | x). The step follows from the curvature at each level,
     h = step_fraction * 2 / sqrt(L), L = L_s + ||A||^2 / v_i + 1 / anchor_sigma^2, L_s the prior's own bound
     (`Prior.curvature`, 1 / s^2 for a network); 2 / sqrt(L) is the limit of stability. When a level changes the score
-    at x is kept, though its smoothing level may be a little lower now: with one step a level asking again, as
-    `method.md` has it, would double the calls.
+    at x is kept, though its smoothing level may be a little lower now: with one step a level asking again would double
+    the calls.
 
     Args:
         step_fraction: of the limit of stability, in (0, 1).

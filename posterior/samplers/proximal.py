@@ -22,8 +22,8 @@ from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
 class ProximalDenoising(Sampler):
     """Denoise, move to the measurement, re-noise: tens of forward calls, no backward one. A warm start, no sampler.
 
-    Source: `method.md` section 8. At each level sigma the image is denoised to D and replaced by the posterior mean of
-    N(D, sigma^2 I) and the measurement (`Measurement.proximal`), then re-noised to the next level. That mean is in
+    Source: docs/method.md section 8. At each level sigma the image is denoised to D and replaced by the posterior mean
+    of N(D, sigma^2 I) and the measurement (`Measurement.proximal`), then re-noised to the next level. That mean is in
     closed form where A^T A is diagonal in a known basis (inpainting, resizing, separable blurs), otherwise by at most
     100 steps of conjugate gradients (`LinearOperator.solve`).
     Related: Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPR workshops 2023.

@@ -52,7 +52,7 @@ class ReverseStep(ABC):
 
 @dataclass(frozen=True)
 class Ancestral(ReverseStep):
-    """The DDPM step in sigma units (`method.md` section 5; Ho et al. 2020, Nichol and Dhariwal 2021).
+    """The DDPM step in sigma units (docs/method.md section 5; Ho et al. 2020, Nichol and Dhariwal 2021).
 
     Args:
         fixed_variance: for priors that have learned none: the smallest admissible variance (that of

@@ -108,7 +108,7 @@ class Level:
 
 
 class AnnealingSchedule(ABC):
-    """Variances of the measurement noise, falling to the measurement's own (`method.md`, section 4)."""
+    """Variances of the measurement noise, falling to the measurement's own (docs/method.md section 4)."""
 
     @abstractmethod
     def levels(self, measurement: Measurement, step_size: float, anchor_sigma: float | None = None) -> list[Level]:
@@ -160,7 +160,7 @@ class PublishedAnnealing(AnnealingSchedule):
 
 @dataclass(frozen=True)
 class GeometricAnnealing(AnnealingSchedule):
-    """Variances that fall geometrically from ``top`` to sigma_y^2 (`method.md` section 7).
+    """Variances that fall geometrically from ``top`` to sigma_y^2 (docs/method.md section 4).
 
     After a warm start the top follows from the anchor: at v_1 = ||A||^2 anchor_sigma^2 the measurement tells as much of
     x as the anchor does, so that X_1, drawn given the anchor alone, is near the posterior at that level. Levels above
@@ -168,8 +168,8 @@ class GeometricAnnealing(AnnealingSchedule):
 
     Args:
         num_levels: N >= 2.
-        top: the highest variance, v_1 (the published schedules end near 5); None: from the anchor, or sigma_y^2 where
-            that is higher.
+        top: the highest variance, v_1 (the published schedules begin at 2 to 4); None: from the anchor, or sigma_y^2
+            where that is higher.
         steps_per_level: >= 1.
 
     Raises:
@@ -225,7 +225,7 @@ class NoAnnealing(AnnealingSchedule):
 
 @dataclass(frozen=True)
 class AdmissibleAnnealing(AnnealingSchedule):
-    """The schedule for which the theory holds (Definition D.1, Lemma D.4, as read in `method.md` section 4).
+    """The schedule for which the theory holds (Definition D.1, Lemma D.4, as read in docs/method.md section 4).
 
     v_{k+1} = (1 + g_k) v_k, g_k the largest g <= 1 with g ||A||^2 sqrt(T^2 m + T R^2) <= v_k / sqrt(C), where
     T(g) = (m g + log(lambda / eps)) / alpha is the running time at that level; it stops once

@@ -6,20 +6,28 @@ import collections.abc
 import dataclasses
 import difflib
 import inspect
+import json
 import os
 import sys
 import types
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from posterior.errors import UserError
 from posterior.settings.classes import import_class, known_classes, named_classes, path_of, refuse_local
-from posterior.settings.overlay import PARTS, Given, Whole
+from posterior.settings.overlay import PARTS, Given, Whole, read_settings
+from posterior.settings.places import SUFFIXES, Beside, named_file
 from posterior.settings.yaml_file import load_yaml
+from posterior.shipped import near
 
 MOST_DIGITS = 400
+WRITTEN = {"output", "trainer"}
+"""Parts of a run's settings whose paths are of what it writes: they start from the working directory, always."""
+NOTES = {"judge"}
+"""What may stand beside a class for another command: settings that a sampler has where it is judged."""
 LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
@@ -157,8 +165,6 @@ class Conformer:
         if dataclasses.is_dataclass(value) or isinstance(value, base):
             return value
         if isinstance(value, str) and value not in ("", "null"):
-            if value.endswith((".yaml", ".yml", ".json")):
-                raise UserError(f"{key}: the file of settings {value} does not exist")
             value = {"class_path": value}
         if not isinstance(value, dict):
             raise Mismatch(words(base))
@@ -166,13 +172,15 @@ class Conformer:
             return self.parameters(value, _constructor(base), key, base)
         if "class_path" not in value:
             raise UserError(f"{key}: class_path is missing: which {words(base)}?{_choices(base)}")
-        unknown = set(map(str, value)) - PARTS
+        unknown = set(map(str, value)) - PARTS - NOTES
         if unknown:
             name = sorted(unknown)[0]
             raise UserError(f"{key}: {name!r} stands beside class_path; settings of a class belong into init_args")
         path = value["class_path"]
         if not isinstance(path, str) or not path:
             raise UserError(f"{key}.class_path: expected the path of a class, got {_told(path)}")
+        if path.endswith(SUFFIXES) or "/" in path:
+            raise UserError(f"{key}: the file of settings {path} does not exist{near(path)}")
         refuse_local(path, key, self.allow_local)
         full, cls = import_class(path, base, key)
         made = cls if isinstance(cls, type) else _returned(cls)
@@ -216,6 +224,40 @@ def conformed(settings: dict[str, Any], parts: dict[str, Any], allow_local: bool
     return found
 
 
+def with_files_read(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """A command line for a function, with what files of settings hold in place of their names.
+
+    Only where a parameter is of a class: one that is a path, or text, gets what it got.
+
+    Args:
+        arguments: ``--name VALUE`` or ``--name=VALUE``, among others.
+        function: whose parameters are set.
+
+    Raises:
+        UserError: if a file cannot be read, or holds no settings of the class.
+    """
+    hints = {name: hint for name, hint in hints_of(function).items() if _is_class(hint)}
+    found: list[str] = []
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        name = (option if equals else found[-1] if found else "").removeprefix("--")
+        text = value if equals else word
+        if name in hints and text[:1] not in ("{", "["):
+            if (file := named_file(text)) is not None:
+                settings = Conformer(allow_local=True).value(read_settings(file), hints[name], name)
+                word = f"{option}=" * bool(equals) + json.dumps(settings)
+            elif text.endswith(SUFFIXES) or "/" in text:
+                raise UserError(f"{name}: the file of settings {text} does not exist{near(text)}")
+        found.append(word)
+    return found
+
+
+def _is_class(hint: Any) -> bool:
+    """Whether a type is a class that settings make, or None."""
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType]
+    return all(isinstance(kind, type) and kind not in (*SCALARS, *LISTS, *MAPPINGS) for kind in kinds)
+
+
 def _rank(hint: Any) -> int:
     """Order in which the types of a union are tried: what a word can only be if it is meant comes first."""
     if hint in (str, Path):
@@ -229,7 +271,7 @@ def plain(value: Any) -> Any:
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, Given) else value
+    return str(value) if isinstance(value, str) else value
 
 
 def _parsed(value: Any, key: str) -> Any:
@@ -296,6 +338,10 @@ def _path(value: Any, key: str) -> str:
         raise Mismatch("a path") from error
     if not text.strip() or "\0" in text or "\n" in text:
         raise Mismatch("a path")
+    if isinstance(value, (Beside, Whole)) and value.path is not None and key.partition(".")[0] not in WRITTEN:
+        if os.path.exists(text) and not os.path.samefile(text, value.path):
+            warnings.warn(f"{key}: {text} is there twice: {value.path} is taken, which its file means", stacklevel=2)
+        return value.path
     return text
 
 

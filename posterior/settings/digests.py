@@ -13,6 +13,7 @@ from typing import Any
 
 from posterior.listing import files_below
 from posterior.settings.classes import Origin, file_of, named_classes
+from posterior.settings.places import Beside
 
 SIZE = 16
 INPUTS = {".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".hdf5", ".zip", ".pt", ".pth", ".safetensors"}
@@ -85,7 +86,7 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path]]:
         for number, item in enumerate(value):
             yield from _paths(item, f"{key}[{number}]")
     elif isinstance(value, (str, Path)) and value and "\n" not in (text := str(value)) and "\0" not in text:
-        yield key, Path(value)
+        yield key, Path(value.path if isinstance(value, Beside) else value)
 
 
 def _digest(path: Path, folders: Folders) -> str | None:

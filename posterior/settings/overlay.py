@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from posterior.errors import UserError
+from posterior.settings.places import SUFFIXES, beside, config_file, named_file, placed, real, start_of
 from posterior.settings.yaml_file import MOST_LEVELS, load_yaml, read_yaml
+from posterior.shipped import near
 
-SUFFIXES = (".yaml", ".yml", ".json")
 PARTS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -21,10 +21,11 @@ class Given(str):
 class Whole(dict[str, Any]):
     """Settings that stand in a file of their own, or start anew: laid over others they replace them.
 
-    `source` is what named the file, for a setting that wants the path itself.
+    `source` is what named the file, for a setting that wants text; `path` where it is, for one that wants a path.
     """
 
     source: str | None = None
+    path: str | None = None
 
 
 def overlaid(below: Any, above: Any) -> Any:
@@ -43,28 +44,27 @@ def overlaid(below: Any, above: Any) -> Any:
 def read_settings(path: Path, inside: Sequence[Path] = ()) -> Any:
     """A YAML file with the files that it names read in.
 
-    A value that ends in .yaml (.yml, .json) and is a file there, relative to the file that names it, is replaced by
-    its content; ``from`` beside other keys is such a file with those keys laid over it.
+    A value that names a file of settings (`named_file`: relative to the file that says so, in the working directory, or
+    one that ships) is replaced by its content; ``from`` beside other keys is such a file with those keys laid over it.
+    Other text that is the path of something there, relative to the file, is marked so (`Beside`).
 
     Raises:
         UserError: if one is missing or cannot be read, or files name each other in a circle.
     """
-    real = Path(os.path.realpath(path))
-    if real in inside or len(inside) > MOST_LEVELS:
+    if real(path) in inside or len(inside) > MOST_LEVELS:
         raise UserError(f"{path} names files of settings that lead back to itself")
-    return _resolved(read_yaml(path), path.parent, (*inside, real))
+    return _resolved(read_yaml(path), start_of(path), (*inside, real(path)))
 
 
 def _resolved(value: Any, folder: Path, inside: Sequence[Path]) -> Any:
-    if isinstance(value, str) and value.endswith(SUFFIXES):
-        if not _is_file(folder / value):
-            raise UserError(f"{inside[-1]}: the file of settings {value} is not there (relative to this one)")
-        content = read_settings(folder / value, inside)
-        if not isinstance(content, dict):
-            return content
-        whole = Whole(content)
-        whole.source = value
-        return whole
+    if isinstance(value, str):
+        file = named_file(value, folder)
+        if file is not None:
+            return _content(value, file, inside)
+        if value.endswith(SUFFIXES):
+            told = near(value)
+            raise UserError(f"{inside[-1]}: the file of settings {value} is not there (relative to this one){told}")
+        return beside(value, folder)
     if isinstance(value, list):
         return [_resolved(item, folder, inside) for item in value]
     if isinstance(value, dict):
@@ -78,18 +78,23 @@ def _resolved(value: Any, folder: Path, inside: Sequence[Path]) -> Any:
     return value
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+def _content(text: str, file: Path, inside: Sequence[Path] = ()) -> Any:
+    """What a file of settings holds that some text names."""
+    content = read_settings(file, inside)
+    if not isinstance(content, dict):
+        return content
+    whole = Whole(content)
+    whole.source = text
+    whole.path = None if file == Path(text) else placed(file)
+    return whole
 
 
 def read_command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """Options as settings, each laid over those before it.
 
-    ``--config F`` is a file of settings; ``--a.b.c VALUE`` (or ``=VALUE``) one setting; ``--a.b+ VALUE`` one more entry
-    of a list. A value may be a file of settings, or YAML in brackets.
+    ``--config F`` is a file of settings (`config_file`); ``--a.b.c VALUE`` (or ``=VALUE``) one setting;
+    ``--a.b+ VALUE`` one more entry of a list. A value may name a file of settings (`named_file`), or be YAML in
+    brackets.
 
     Returns:
         The settings, what the command line says itself as `Given`, and the flags that have no value (`FLAGS`).
@@ -107,7 +112,7 @@ def read_command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str
         elif value is None:
             raise UserError(f"{option} needs a value")
         elif option in ("-c", "--config"):
-            content = read_settings(Path(value))
+            content = read_settings(config_file(value))
             if not isinstance(content, dict):
                 raise UserError(f"{value} must be a mapping (key: value), it holds {_told(content)}")
             settings = overlaid(settings, dict(content))
@@ -171,14 +176,8 @@ def _value(text: str, option: str) -> Any:
     """A command line's text: a file of settings, a list or mapping in brackets, or plain text."""
     if text.lstrip()[:1] in ("[", "{"):
         return _given(load_yaml(text, option))
-    if text.endswith(SUFFIXES) and _is_file(Path(text)):
-        content = read_settings(Path(text))
-        if isinstance(content, dict):
-            whole = Whole(content)
-            whole.source = text
-            return whole
-        return content
-    return Given(text)
+    file = named_file(text)
+    return Given(text) if file is None else _content(text, file)
 
 
 def _given(value: Any) -> Any:

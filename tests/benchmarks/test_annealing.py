@@ -23,7 +23,7 @@ def test_lemma_f1_the_variance_dips_over_time():
 
 
 def test_lemma_f2_plain_langevin_enters_the_shell_and_the_annealed_sampler_does_not():
-    crossing = lemma_f2(rows=20)
+    crossing = lemma_f2(rows=20, h=0.01, steps_per_level=4)  # as long a time as by default, in larger steps
     assert crossing.error.magnitude == pytest.approx(176, rel=0.02)
     assert crossing.error.norm(4) == pytest.approx(0.1)
     assert crossing.plain == 1.0

@@ -6,17 +6,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.matrix.cells import cells, read_matrix
 from benchmarks.matrix import demo as module
+from benchmarks.matrix.cells import cells, read_matrix
 from posterior import UserError
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 
 
 @pytest.fixture
-def small(root, tmp_path, monkeypatch):
-    """The demo's matrix with few steps."""
-    monkeypatch.chdir(root)
+def small(tmp_path, monkeypatch):
+    """The demo's matrix with few steps, started in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     schedules = {"kinetic": {"num_levels": 5}, "dps": {"respacing": 5}}
     samplers = {
         name: {"model": {"sampler": {"init_args": {"schedule": {"init_args": few}}}}} for name, few in schedules.items()
@@ -25,7 +26,7 @@ def small(root, tmp_path, monkeypatch):
     samplers["kinetic"]["model"]["sampler"]["init_args"]["warm_start"] = {"init_args": warm}
     path = tmp_path / "demo.yaml"
     shared = {"trainer": {"accelerator": "cpu"}}
-    path.write_text(yaml.safe_dump({"from": str(root / module.CONFIG), "shared": shared, "samplers": samplers}))
+    path.write_text(yaml.safe_dump({"from": str(module.CONFIG), "shared": shared, "samplers": samplers}))
     monkeypatch.setattr(module, "CONFIG", path)
 
 
@@ -43,8 +44,7 @@ def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
     assert capsys.readouterr().err.count("finished already") == 4
 
 
-def test_the_demo_shows_the_recommended_sampler_on_every_task(root, monkeypatch):
-    monkeypatch.chdir(root)
+def test_the_demo_shows_the_recommended_sampler_on_every_task():
     found = [(cell.task, cell.sampler) for cell in cells(read_matrix(module.CONFIG, smoke=False))]
     assert found == [
         ("super_resolution", "kinetic"),
@@ -54,7 +54,7 @@ def test_the_demo_shows_the_recommended_sampler_on_every_task(root, monkeypatch)
     ]
 
 
-def test_elsewhere_the_demo_says_where_to_start_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="start it in the folder of the repository"):
-        module.demo()
+def test_a_file_that_the_demo_needs_and_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONFIG", tmp_path / "demo.yaml")
+    with pytest.raises(UserError, match=r"demo\.yaml does not exist"):
+        module.demo(tmp_path)

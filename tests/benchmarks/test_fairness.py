@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from benchmarks.truth.fairness import TONES, fairness, tone_shares, toned_mixture
-from datamodules import training
 from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import Inpainting
@@ -21,7 +20,7 @@ pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory, rendered_here):
     return tmp_path_factory.mktemp("toon")
 
 
@@ -59,7 +58,6 @@ def test_the_smoke_run_counts_every_sampler(cache, tmp_path):
     assert Image.open(tmp_path / "faces.png").size[0] > 300
 
 
-def test_too_few_faces_of_a_tone_are_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHUNK", 5)
+def test_too_few_faces_of_a_tone_are_an_error(cache):
     with pytest.raises(UserError, match="too few of 5 faces"):
-        toned_mixture(10000, 5, 2, 8, tmp_path, 0)
+        toned_mixture(10000, 5, 2, 8, cache, 0)

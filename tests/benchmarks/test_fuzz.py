@@ -16,7 +16,7 @@ from benchmarks.campaigns.mutations import settings
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # they share what is costly to make
 
-COUNTS = {"configs": 220, "files": 150, "matrices": 20}
+COUNTS = {"configs": 300, "files": 100, "matrices": 15}
 SEED = 0
 
 

@@ -5,7 +5,7 @@ from benchmarks.machine.pipeline import Findings, pipeline
 from benchmarks.matrix.reference_features import reference_features
 from posterior import UserError
 from posterior.metrics import Inception, VGG16Pixels
-from posterior.metrics.distances import read_features
+from posterior.metrics.features import read_features
 from tests.test_cli import write_images
 
 

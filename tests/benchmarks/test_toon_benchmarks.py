@@ -15,9 +15,8 @@ from benchmarks.faces.cost import cost, unmeasured_std
 from benchmarks.faces.learned_prior import learned_prior
 from benchmarks.faces.step_size import Outcome, step_size
 from benchmarks.matrix.compare import compare
-from datamodules import training
 from posterior import UserError
-from posterior.metrics.features import kernel_distance
+from posterior.metrics.distances import kernel_distance
 from posterior.operators import Inpainting
 from posterior.priors import DiffusionPrior, UNet
 
@@ -31,8 +30,7 @@ def prior():
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHUNK", 4)
+def cache(tmp_path, rendered_here):
     return tmp_path / "cache"
 
 

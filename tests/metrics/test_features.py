@@ -1,70 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
-from torchmetrics.image.kid import poly_mmd
 
 from posterior import UserError
-from posterior.metrics.features import (
-    VGG16_WEIGHTS,
-    VGG16Features,
-    frechet_distance,
-    hub_file,
-    kernel_distance,
-    kernel_distance_left_out,
-)
-
-
-@pytest.fixture
-def sets():
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(8, 8, generator=generator)
-    return torch.randn(60, 8, generator=generator), 0.5 + torch.randn(80, 8, generator=generator) @ mixing
-
-
-def test_the_frechet_distance_is_the_formula(sets):
-    x, y = (s.double().numpy() for s in sets)
-    a, b = np.cov(x.T), np.cov(y.T)
-    expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real)
-    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-8)
-    assert frechet_distance(sets[0], sets[0]) == pytest.approx(0, abs=1e-8)
-
-
-def test_the_frechet_distance_knows_fewer_rows_than_features():
-    x = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
-    assert frechet_distance(x, x + 2) == pytest.approx(80, rel=1e-6)
-    with pytest.raises(ValueError, match="two rows"):
-        frechet_distance(x[:1], x)
-
-
-def test_the_kernel_distance_is_torchmetrics(sets):
-    x, y = (s.double() for s in sets)
-    x, y = x, y[:60]
-    kernels = [(a @ b.T / 8 + 1) ** 3 for a, b in ((x, x), (x, y), (y, y))]
-    from torchmetrics.image.kid import maximum_mean_discrepancy
-
-    assert kernel_distance(x, y) == pytest.approx(float(maximum_mean_discrepancy(*kernels)), rel=1e-10)
-    assert kernel_distance(x, y) == pytest.approx(float(poly_mmd(x, y)), rel=1e-10)
-
-
-def test_the_kernel_distance_is_unbiased():
-    """Its mean over pairs of sets from one distribution is 0, whatever their sizes."""
-    generator = torch.Generator().manual_seed(0)
-    values = torch.tensor(
-        [
-            kernel_distance(torch.randn(6, 4, generator=generator), torch.randn(9, 4, generator=generator))
-            for _ in range(2000)
-        ]
-    )
-    assert abs(float(values.mean())) < 4 * float(values.std()) / 2000**0.5
-
-
-def test_leaving_one_out_is_what_it_says(sets):
-    x, y = sets
-    left_out = kernel_distance_left_out(x, y)
-    for row in (0, 7, 59):
-        rest = torch.cat([x[:row], x[row + 1 :]])
-        assert float(left_out[row]) == pytest.approx(kernel_distance(rest, y), rel=1e-10)
+from posterior.metrics import FeatureDistance, Inception, encode
+from posterior.metrics.features import VGG16_WEIGHTS, VGG16Features, decode, hub_file, read_features, write_features
 
 
 @pytest.mark.usefixtures("no_lpips_weights")
@@ -102,3 +44,58 @@ def test_a_broken_file_of_weights_is_named():
     hub_file(VGG16_WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(UserError, match="is not a readable state dict"):
         VGG16Features()
+
+
+def test_without_its_file_inception_says_so_and_another_file_is_refused(no_lpips_weights, tmp_path):
+    network = Inception()
+    assert network.unavailable is not None
+    assert "inception-2015-12-05.pt" in network.unavailable
+    wrong = tmp_path / "inception-2015-12-05.pt"
+    wrong.write_bytes(os.urandom(100))
+    with pytest.raises(UserError, match="its SHA-256 is not f58cb9b6"):
+        Inception(wrong)
+
+
+def test_features_do_not_depend_on_the_batch_and_survive_as_text(vgg, pictures):
+    images = pictures(3, 2)
+    together = vgg(images)
+    apart = torch.cat([vgg(image[None]) for image in images])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(decode(encode(together[1])), together[1].numpy())
+    grey = images[:1, :1]
+    torch.testing.assert_close(vgg(grey), vgg(grey.expand(-1, 3, -1, -1)))
+
+
+def test_a_reference_set_is_read_back_and_another_network_is_refused(vgg, pictures, tmp_path):
+    path = tmp_path / "sets" / "reference.npz"
+    images = pictures(4, 3)
+    write_features(path, vgg(images), vgg.name)
+    assert torch.equal(read_features(path, "vgg16"), vgg(images))
+    with pytest.raises(UserError, match="holds features of vgg16, not of inception"):
+        read_features(path, "inception")
+    with pytest.raises(UserError, match=r"reference features .*nothing\.npz does not exist; see docs/pipeline.md"):
+        FeatureDistance(vgg, tmp_path / "nothing.npz")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"reference features .* is not a readable \.npz file"):
+        read_features(path, "vgg16")
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((4, 3), np.float32), "holds 3 features an image, vgg16 has 512"),
+        (np.zeros(512, np.float32), r"they must be \(N, D\) reals, N >= 2, they are float32\[512\]"),
+        (np.zeros((1, 512), np.float32), "N >= 2"),
+        (np.zeros((4, 512), np.int64), "they are int64"),
+        (np.zeros((4, 512), complex), "they are complex128"),
+        (np.full((4, 512), np.nan, np.float32), "some are NaN or infinite"),
+        (np.array([{}]), "pickled objects are not read"),
+    ],
+)
+def test_features_that_are_none_are_named(vgg, tmp_path, features, message):
+    np.savez(tmp_path / "x.npz", features=features, network=np.array("vgg16"))
+    with pytest.raises(UserError, match=f"x.npz.*{message}"):
+        FeatureDistance(vgg, tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", features=features if features.dtype != object else np.zeros(3))
+    with pytest.raises(UserError, match="it must hold features and network, it holds features"):
+        FeatureDistance(vgg, tmp_path / "x.npz")

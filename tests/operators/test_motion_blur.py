@@ -14,8 +14,8 @@ pytestmark = pytest.mark.xdist_group("motion_blur")  # they share what is costly
 
 
 @pytest.fixture(scope="module")
-def golden_kernels(reference):
-    return dict(np.load(reference / "motion_kernels.npz"))
+def golden_kernels(golden_folder):
+    return dict(np.load(golden_folder / "motion_kernels.npz"))
 
 
 def streams(count):
@@ -67,8 +67,8 @@ def test_an_image_keeps_its_kernel():
     assert not torch.equal(both[0], both[1])
 
 
-def test_blur_is_the_correlation_of_the_reference(reference, relative):
-    arrays = {key: torch.from_numpy(value) for key, value in np.load(reference / "operators.npz").items()}
+def test_blur_is_the_correlation_of_the_reference(golden_folder, relative):
+    arrays = {key: torch.from_numpy(value) for key, value in np.load(golden_folder / "operators.npz").items()}
     x, kernel = arrays["x"][None], arrays["motion_kernel"][None]
     operator = KernelBlur(kernel, x.shape[1:])
     assert relative(operator.forward(x)[0], arrays["motion_y"]) < 1e-5

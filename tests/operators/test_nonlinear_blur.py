@@ -17,8 +17,8 @@ def streams(count):
 
 
 @pytest.fixture(scope="module")
-def manifest(reference):
-    return json.loads((reference / "bkse_manifest.json").read_text())
+def manifest(golden_folder):
+    return json.loads((golden_folder / "bkse_manifest.json").read_text())
 
 
 @pytest.fixture(scope="module")

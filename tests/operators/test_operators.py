@@ -104,8 +104,8 @@ def test_views_are_pictures_of_the_image_size(name):
     assert view.abs().max() <= 1
 
 
-def test_forward_and_adjoint_match_the_reference(reference, relative):
-    arrays = {key: torch.from_numpy(value) for key, value in np.load(reference / "operators.npz").items()}
+def test_forward_and_adjoint_match_the_reference(golden_folder, relative):
+    arrays = {key: torch.from_numpy(value) for key, value in np.load(golden_folder / "operators.npz").items()}
     x = arrays["x"][None]
     for scale in (2, 4, 8):
         assert relative(SuperResolution(scale).realise(x.shape[1:]).forward(x)[0], arrays[f"sr{scale}_y"]) < 1e-5

@@ -5,8 +5,8 @@ import torch
 from posterior.operators import PhaseRetrieval
 
 
-def test_amplitudes_match_the_reference(reference, relative):
-    arrays = np.load(reference / "operators.npz")
+def test_amplitudes_match_the_reference(golden_folder, relative):
+    arrays = np.load(golden_folder / "operators.npz")
     x = torch.from_numpy(arrays["x"])[None]
     operator = PhaseRetrieval(2.0).realise(x.shape[1:])
     assert operator.measurement_shape == (3, 384, 384)

@@ -56,7 +56,7 @@ def test_coupled_measurements_have_the_variances_and_independent_increments(pool
 @pytest.mark.parametrize(
     "family", [RandomInpainting(), SuperResolution(2), GaussianBlur(5, 1.0)], ids=lambda family: type(family).__name__
 )
-def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, family):
+def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, pooled, family):
     shape, count = (3, 8, 8), 500
     truth = field.sample_from(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
     operator = family.realise(shape, [stream(0, "a", -1, "operator")])
@@ -67,7 +67,7 @@ def test_algorithm_1_samples_the_posterior_of_a_gaussian_field(field, family):
     langevin = AnnealedLangevin(
         0.004, schedule=PublishedAnnealing(0.03, 200, steps_per_level=10), reverse=ReverseDiffusion(RespacedSigmas(100))
     )
-    samples = langevin(field, measurement.repeat(count), Streams(0, ["a"], count))
+    samples = langevin(field, measurement.repeat(count), pooled(count))
     spread = exact.var(dim=0).mean().sqrt()
     error = (samples.mean(dim=0) - mean[0]).square().mean().sqrt()
     assert error < 2 * spread / count**0.5  # the floor is 1

@@ -22,8 +22,8 @@ class FixedOutput(nn.Module):
         return self.output
 
 
-def test_single_steps_match_the_reference(reference, relative):
-    arrays = {k: torch.from_numpy(v) if v.ndim else v for k, v in np.load(reference / "sampler_steps.npz").items()}
+def test_single_steps_match_the_reference(golden_folder, relative):
+    arrays = {k: torch.from_numpy(v) if v.ndim else v for k, v in np.load(golden_folder / "sampler_steps.npz").items()}
     schedule = LinearBetas()
     prior = DiffusionPrior(FixedOutput(arrays["A_model_output"]), schedule)
     noise = arrays["A_noise"]
@@ -51,8 +51,8 @@ def test_single_steps_match_the_reference(reference, relative):
             assert relative(ours, arrays[f"{key}_{name}"]) < 1e-4, (key, name)
 
 
-def test_fixed_variances_match_the_reference(reference):
-    arrays = np.load(reference / "sampler_steps.npz")
+def test_fixed_variances_match_the_reference(golden_folder):
+    arrays = np.load(golden_folder / "sampler_steps.npz")
     schedule = LinearBetas()
     sigma, sigma_next = float(schedule.sigmas[250]), float(schedule.sigmas[249])
     for kind in ("small", "large"):

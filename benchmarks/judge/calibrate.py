@@ -1,0 +1,229 @@
+"""A certificate for any prior: truths drawn from the prior itself, measured, sampled; ranks tell.
+
+    posterior-sampling calibrate run --prior prior/toon_faces32 --task task.yaml --sampler sampler/kinetic_toon32
+    posterior-sampling calibrate check results/calibrate
+
+No closed form is needed. The law of the prior is that of its own reverse diffusion in 250 small steps (`LearnedTruth`);
+under it a posterior sample and the truth are exchangeable given y, so the truth's rank among K samples is uniform
+along every functional, and intervals hold it as often as they should (Talts et al., arXiv:1804.06788). `run` keeps
+measurements' samples, `check` judges what is there, so that tests can be added later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+
+from benchmarks.judge.command import Progress, contestant_of, sample_work
+from benchmarks.judge.page import write_page
+from benchmarks.judge.problems import LearnedTruth, Problem, truth_of
+from benchmarks.judge.running import ExactSets, Sizes, planned, run
+from benchmarks.judge.verdict import Judged, correct, judge_samples
+from benchmarks.tools.building import built
+from posterior.checks import whole
+from posterior.errors import UserError
+from posterior.files import write_whole
+from posterior.noise import Likelihood
+from posterior.operators import OperatorFamily
+from posterior.priors import Prior
+from posterior.settings import Given, conformed, read_settings, read_yaml
+from posterior.settings.places import SUFFIXES, named_file
+from posterior.shipped import near
+
+FEWEST_PAIRS, FEWEST_SAMPLES = 16, 4
+MOST = 100_000
+RECORD = "calibrate.yaml"
+LIMITS = """\
+A pass says that truths and samples could not be told apart by these functionals, at this number of pairs. It is an
+average over measurements: errors that cancel between them pass, and so does a sampler that ignores y (samples of the
+prior are calibrated; the residual's ranks tell those). The law is that of the network's own reverse diffusion: whether
+that is the law of pictures is another question. Where truth and samples both end in a denoising step, what that step
+takes away from both is not seen."""
+
+
+def problem_of(settings: dict[str, Any], denoised: bool, allow_local: bool = False) -> Problem:
+    """The problem of a prior and a task, whose truths are the prior's own.
+
+    Args:
+        settings: ``prior``, ``operator``, ``likelihood``; ``image_shape`` where the prior does not say its own.
+        denoised: whether truths end in one denoising step; a prior in closed form is drawn from exactly.
+        allow_local: whether classes may come from files that are not installed.
+
+    Raises:
+        UserError: naming what is missing or does not fit.
+    """
+    parts: dict[str, Any] = {"prior": Prior, "operator": OperatorFamily, "likelihood": Likelihood}
+    known = {name: value for name, value in settings.items() if name in parts}
+    unknown = settings.keys() - parts.keys() - {"image_shape", "tells"}
+    if unknown:
+        raise UserError(f"calibrate: {sorted(unknown)[0]} is no part of a task: operator, likelihood, image_shape")
+    for name in parts:
+        if name not in known:
+            raise UserError(f"calibrate: {name} is missing")
+    prior, operator, likelihood = built(conformed(known, parts, allow_local), parts, "calibrate")
+    shape = settings.get("image_shape")
+    if shape is None:
+        if prior.channels is None or prior.size is None:
+            raise UserError("calibrate: the prior does not say the size of its images: write image_shape into the task")
+        shape = (prior.channels, *prior.size)
+    shape = tuple(int(number) for number in shape)
+    truth = truth_of(prior, shape)
+    if truth is None or denoised:
+        truth = LearnedTruth(prior, shape, denoised)
+    return Problem("calibration", "truths of the prior itself", prior, operator, likelihood, shape, settings, truth)
+
+
+def sizes_of(pairs: int, samples: int) -> Sizes:
+    """Of a calibration.
+
+    Raises:
+        UserError: if nothing could be concluded from so few.
+    """
+    whole("calibrate", "pairs", pairs, 1, MOST)
+    whole("calibrate", "samples", samples, 1, MOST)
+    if pairs < FEWEST_PAIRS or samples < FEWEST_SAMPLES:
+        raise UserError(
+            f"calibrate: nothing can be concluded from {pairs} pairs with {samples} samples each: at least "
+            f"{FEWEST_PAIRS} pairs and {FEWEST_SAMPLES} samples; 256 and 19 find a width error of a few per cent"
+        )
+    return Sizes(0, 0, pairs, samples, rows=max(samples, 160))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `run` was asked for; it stays in the folder, for `check`.
+
+    Args:
+        prior, task, sampler: as the command line has them.
+        pairs, samples: how many.
+        denoised: whether truths end in a denoising step.
+        seed: of everything.
+        allow_local: whether files may name classes that are not installed.
+        cells: digest of the sampler under which its samples are kept; empty before there are any.
+    """
+
+    prior: str
+    task: str
+    sampler: str
+    pairs: int = 256
+    samples: int = 19
+    denoised: bool = False
+    seed: int = 0
+    allow_local: bool = False
+    cells: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Asked:
+        """Of a folder.
+
+        Raises:
+            UserError: if nothing was calibrated there.
+        """
+        path = folder / RECORD
+        if not path.is_file():
+            raise UserError(
+                f"{folder} holds no calibration (there is no {RECORD}): calibrate run --output {folder} ..."
+            )
+        found = read_yaml(path)
+        try:
+            return cls(**found)
+        except TypeError as error:
+            raise UserError(f"{path} is of another version, or damaged") from error
+
+    def write(self, folder: Path) -> None:
+        """Keep it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / RECORD, yaml.safe_dump(asdict(self), sort_keys=False).encode())
+
+
+def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = True) -> Judged:
+    """Sample what the folder does not have yet, judge all that is there, write the page.
+
+    Args:
+        asked: what.
+        folder: of samples and page.
+        device: where the sampler runs.
+        sample: False: only judge what is there.
+
+    Raises:
+        UserError: naming what does not fit, or that there is nothing to judge.
+    """
+    sizes = sizes_of(asked.pairs, asked.samples)
+    whole("calibrate", "seed", asked.seed, 0, 2**63)
+    task = settings_of(asked.task, "--task")
+    if not isinstance(task, dict):
+        raise UserError(f"--task: {asked.task} must hold operator and likelihood")
+    problem = problem_of({**task, "prior": settings_of(asked.prior, "--prior")}, asked.denoised, asked.allow_local)
+    contestant = contestant_of(asked.sampler, asked.allow_local)
+    if sample:
+        asked = replace(asked, cells=contestant.digest(problem))
+        asked.write(folder)
+    contestant = replace(contestant, digest=lambda _: asked.cells)
+    total = sum(count * len(ids) for _, ids, count in planned(problem, sizes))
+    progress = Progress(total * sample_work(problem), quiet=not sample)
+    progress.begin(contestant.name, sample_work(problem))
+    sampled = run(contestant, problem, sizes, asked.seed, folder / "cells", progress.told, device, sample=sample)
+    if not sampled.total:
+        raise UserError(f"{folder} holds no samples of this calibration")
+    judged = judge_samples(sampled, ExactSets(None, asked.seed), sizes)
+    correct([judged])
+    if sampled.pairs:
+        judged.shown = (sampled.ranked[0], torch.cat([case.truth for case in sampled.pairs]))
+    told = f"of {len(sampled.pairs)} pairs x {sizes.ranked}"
+    write_page(folder, told, asked.seed, {contestant.name: [judged]}, [problem], "calibrate", LIMITS)
+    print(f"{contestant.name}: {judged.verdict()}.")
+    print(f"report: {folder / 'calibrate.html'}")
+    return judged
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"calibrate: {message}")
+
+
+def settings_of(text: str, option: str) -> Any:
+    """What a file of settings holds, by its path or shipped name; a class by its name.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    path = named_file(text)
+    if path is None:
+        if "/" in text or text.endswith(SUFFIXES):
+            raise UserError(f"{option}: the file of settings {text} does not exist{near(text)}")
+        return {"class_path": Given(text)}
+    return read_settings(path)
+
+
+def calibrate_command(arguments: Sequence[str]) -> None:
+    """Read the command line; ``run`` samples and checks, ``check`` judges what a folder has."""
+    parser = _Parser(prog="posterior-sampling calibrate", description=str(__doc__).splitlines()[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="draw truths, measure, sample, check; goes on from what is there")
+    one.add_argument("--prior", required=True, help="file of settings, or shipped name")
+    one.add_argument("--task", required=True, help="file with operator, likelihood and, if need be, image_shape")
+    one.add_argument("--sampler", required=True, help="class, file of settings, or shipped name")
+    one.add_argument("--pairs", type=int, default=256, help="truths and measurements (256)")
+    one.add_argument("--samples", type=int, default=19, help="of each measurement (19)")
+    one.add_argument("--denoised", action="store_true", help="truths end in a denoising step, as pictures do")
+    one.add_argument("--output", type=Path, default=Path("results/calibrate"), help="folder (results/calibrate)")
+    one.add_argument("--seed", type=int, default=0, help="of everything (0)")
+    one.add_argument("--device", default="cpu", help="where the sampler runs (cpu)")
+    one.add_argument("--allow-local", action="store_true", help="files may name classes that are not installed")
+    other = commands.add_parser("check", help="judge what a folder has")
+    other.add_argument("folder", type=Path)
+    options = vars(parser.parse_args(list(arguments)))
+    if options.pop("command") == "check":
+        judged = calibrate(Asked.read(options["folder"]), options["folder"], sample=False)
+    else:
+        folder, device = options.pop("output"), options.pop("device")
+        judged = calibrate(Asked(**options), folder, device)
+    if judged.failure:
+        sys.exit(2)

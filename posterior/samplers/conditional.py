@@ -1,0 +1,182 @@
+"""A denoiser that is told y, and the descent with it: samples of p(x | y) by forward calls alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import log
+
+import torch
+from torch import Tensor
+
+from posterior.checks import MOST_STEPS, real, whole
+from posterior.measurement import Measurement
+from posterior.operators.base import inner
+from posterior.priors.base import Prior
+from posterior.random import Streams
+from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.reverse_diffusion import Ancestral, initial_noise
+from posterior.samplers.schedules import GeometricSigmas, SigmaSchedule
+
+SHORTEST, LONGEST = 0.05, 3.0
+"""Bounds on the length of a secant, root mean square over an image, in units of sigma."""
+
+
+@dataclass(frozen=True)
+class ConditionalDenoiser:
+    """D_y(x, sigma), about E[x0 | x0 + sigma n = x, y]: a prior's denoiser that is told a measurement as well.
+
+    Source: docs/method.md section 9. Given x, x0 is taken for N(D, sigma^2 J) with J = dD/dx (Tweedie's second
+    formula), and that Gaussian is conditioned on y:
+
+        D_y = D + sigma^2 J A^T v,    M v = y - A D,    M = sigma_y^2 I + sigma^2 A J A^T
+
+    v comes from a few steps of conjugate gradients, each for one forward call; what they leave of the residual is moved
+    by J = I. Exact for Gaussian priors with steps enough. Forward calls only, and the prior counts them.
+
+    The law that it denoises is p * N(0, sigma_min^2 I): the prior's own where sigma_min is 0. A network's lowest level
+    stays in its images, since below it nothing is known of p.
+
+    Args:
+        prior: p(x).
+        measurement: R rows; linear operator, Gaussian noise.
+        clip_denoised: clip D to [-1, 1].
+
+    Raises:
+        UserError: if A is not linear or the noise not Gaussian.
+    """
+
+    prior: Prior
+    measurement: Measurement
+    clip_denoised: bool = False
+
+    def __post_init__(self) -> None:
+        self.measurement.linear_operator("ConditionalDenoiser")
+        self.measurement.gaussian_sigma("ConditionalDenoiser")
+
+    def denoise(self, x: Tensor, sigma: float, num_steps: int = 2) -> Tensor:
+        """D_y(x, sigma), (R, C, H, W), for 1 + num_steps calls; see `condition`."""
+        return self.condition(x, sigma, num_steps)[0]
+
+    def unconditioned(self, x: Tensor, sigma: float) -> Tensor:
+        """E[z | z + sigma n = x] of z ~ p * N(0, sigma_min^2 I), (R, C, H, W): D at the level of both noises."""
+        share = self.prior.sigma_min**2 / (sigma**2 + self.prior.sigma_min**2)
+        denoised = self.prior.denoise(x, (sigma**2 + self.prior.sigma_min**2) ** 0.5 if share > 0 else sigma)
+        denoised = denoised.clamp(-1, 1) if self.clip_denoised else denoised
+        return denoised + share * (x - denoised) if share > 0 else denoised
+
+    def condition(
+        self, x: Tensor, sigma: float, num_steps: int, before: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """D_y(x, sigma), and the steps that conjugate gradients took, (R, 1, 1, 1) each.
+
+        J u is a secant, (D(x + h u) - D(x)) / h. D(x + sigma^2 b) is the mean of p(x0 | x) tilted by exp(<b, x0>), so
+        it is read where the step may be expected to end, at h = sigma^2 times the step taken at the level before: that
+        finds modes that a derivative does not see.
+
+        Args:
+            x: state at sigma, (R, C, H, W).
+            sigma: > 0.
+            num_steps: of conjugate gradients, >= 0.
+            before: the steps taken at the level before; where there is none, a secant has the length sigma.
+        """
+        operator, sigma_y = self.measurement.linear_operator("x"), self.measurement.gaussian_sigma("x")
+        denoised = found = self.unconditioned(x, sigma)
+        residual = direction = operator.restrict(self.measurement.y - self.measurement.observed(denoised))
+        rho, steps = inner(residual, residual), []
+        for number in range(num_steps):
+            u = operator.adjoint(direction)
+            unit = sigma / (inner(u, u) / u[0].numel()).sqrt().clamp_min(1e-12)  # h u then has the length sigma
+            h = unit if number >= len(before) else (sigma**2 * before[number]).clamp(SHORTEST * unit, LONGEST * unit)
+            moved = (self.unconditioned(x + h * u, sigma) - denoised) / h  # J u
+            applied = sigma_y**2 * direction + sigma**2 * self.measurement.observed(moved)  # M p
+            curvature = torch.maximum(inner(direction, applied), sigma_y**2 * inner(direction, direction))
+            steps.append(rho / curvature.clamp_min(1e-30))  # J of a network is not quite >= 0
+            found = found + sigma**2 * steps[-1] * moved
+            residual = residual - steps[-1] * applied
+            rho_before, rho = rho, inner(residual, residual)
+            direction = residual + rho / rho_before.clamp_min(1e-30) * direction
+        return found + operator.solve(operator.adjoint(residual), (sigma_y / sigma) ** 2), steps
+
+
+@dataclass(frozen=True)
+class ConditionalDescent(Sampler):
+    """Samples of p(x | y): a search for the mode, then an ancestral descent, both with the denoiser that is told y.
+
+    Source: docs/method.md section 9. Related: Rozet et al., NeurIPS 2024 (the same conditional mean, by backward
+    calls); Zhang et al., "DAPS", 2024 (re-noising). At each level of the search x = D_y + sigma' n, all noise fresh;
+    at its end sigma' is the first level of the descent, which is of second order:
+
+        e = D_y + log(sigma / sigma') / (2 log(sigma_before / sigma)) (D_y - D_y before),    a = (sigma' / sigma)^2
+        x' = a x + (1 - a) e + sigma' sqrt(1 - a) n
+
+    and ends with x0 = (D_y + x) / 2, which has the variance of the posterior where that is well above the last level's.
+    The samples are of p * N(0, sigma_min^2 I), see `ConditionalDenoiser`.
+
+    Args:
+        search, descent: levels above 0.
+        num_steps: of conjugate gradients in a level, one call each.
+        one_step_below: levels of the descent below this take one step.
+        clip_search: clip D to [-1, 1] in the search (it biases priors that leave the range).
+        final_denoising: denoise the samples once more, D(x, sigma_min): pictures to look at or to score, no samples.
+
+    Raises:
+        UserError: if a number is out of range; on a call, before any network call, if A is not linear, the noise not
+            Gaussian, or a level outside the prior's range.
+    """
+
+    search: SigmaSchedule = field(default_factory=lambda: GeometricSigmas(24, 2.0, 0.7))
+    descent: SigmaSchedule = field(default_factory=lambda: GeometricSigmas(20, 1.0, 0.003))
+    num_steps: int = 2
+    one_step_below: float = 0.08
+    clip_search: bool = False
+    final_denoising: bool = False
+
+    def __post_init__(self) -> None:
+        whole("ConditionalDescent", "num_steps", self.num_steps, 1, MOST_STEPS)
+        real("ConditionalDescent", "one_step_below", self.one_step_below, least=0)
+
+    @torch.no_grad()
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
+        told = ConditionalDenoiser(prior, measurement)
+        *levels, _ = self.search.sigmas()
+        start, *_ = self.descent.sigmas()
+        for sigma in (levels[0], start):
+            prior.check_range((sigma**2 + prior.sigma_min**2) ** 0.5)
+        x = initial_noise(measurement.image_shape, levels[0], rng)
+        steps: list[Tensor] = []
+        searching = replace(told, clip_denoised=self.clip_search)
+        for index, (sigma, sigma_next) in enumerate(pairwise([*levels, start]), start=1):
+            denoised, steps = searching.condition(x, sigma, self.num_steps, steps)
+            x = denoised + sigma_next * rng.randn_like("search", x)
+            observe("search", index, len(levels), x)
+        return self.descend(told, check_finite(x, rng, "search"), steps, rng, observe)
+
+    def descend(
+        self,
+        told: ConditionalDenoiser,
+        x: Tensor,
+        steps: list[Tensor],
+        rng: Streams,
+        observe: Observer = unobserved,
+    ) -> Tensor:
+        """From x at the first level of the descent, (R, C, H, W), to samples."""
+        *levels, _ = self.descent.sigmas()
+        ahead, denoised_before, sigma_before = Ancestral().moments, None, 0.0
+        for index, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0]), start=1):
+            num_steps = self.num_steps if sigma > self.one_step_below else 1
+            denoised, steps = told.condition(x, sigma, num_steps, steps)
+            if sigma_next == 0:
+                x = (denoised + x) / 2
+            else:
+                estimate = denoised
+                if denoised_before is not None:
+                    slope = log(sigma / sigma_next) / (2 * log(sigma_before / sigma))
+                    estimate = denoised + slope * (denoised - denoised_before)
+                mean, std = ahead(x, estimate, None, sigma, sigma_next)
+                x = mean + std * rng.randn_like("descent", x)
+            denoised_before, sigma_before = denoised, sigma
+            observe("descent", index, len(levels), x)
+        x = check_finite(x, rng, "descent")
+        return told.prior.denoise(x, told.prior.sigma_min) if self.final_denoising else x

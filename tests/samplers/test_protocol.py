@@ -1,0 +1,284 @@
+"""What every sampler promises, whatever it is: a sampler enters by one row of `ENTRIES`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+import posterior.samplers
+from benchmarks.tools.recipe import fill_by_recipe
+from posterior import UserError
+from posterior.checks import real, whole
+from posterior.noise import PoissonNoise
+from posterior.operators import GaussianBlur, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
+from posterior.priors import DiffusionPrior, GaussianFieldPrior, GaussianMixturePrior, UNet
+from posterior.samplers import (
+    DDIM,
+    DPS,
+    MCG,
+    AnnealedLangevin,
+    ConditionalDescent,
+    DPSPlus,
+    ExactGaussian,
+    ExactMixture,
+    GeometricAnnealing,
+    GeometricSigmas,
+    KineticLangevin,
+    Lasso,
+    ListedSigmas,
+    Projection,
+    ProximalDenoising,
+    PublishedAnnealing,
+    RespacedSigmas,
+    ReverseDiffusion,
+    Sampler,
+    unobserved,
+)
+from tests.fake_device import HiddenWait
+from tests.protocol import SAMPLER_CHECKS, Entry, bad_settings_are_refused, concrete, stays_on_the_device
+
+
+def field() -> GaussianFieldPrior:
+    """Moderately stiff, correlated colours."""
+    return GaussianFieldPrior(
+        mean=[0.2, 0.0, -0.1],
+        components=[[0.6, 0.6, 0.52915], [0.8, -0.45, -0.39686], [0.0, 0.66144, -0.75]],
+        amplitude=[2e-2, 1e-2, 1e-2],
+        exponent=[2.0, 1.5, 1.0],
+        cutoff=[0.1, 0.1, 0.1],
+        floor=0.2,
+    )
+
+
+def mixture() -> GaussianMixturePrior:
+    """Two overlapping modes, low rank."""
+    generator = torch.Generator().manual_seed(0)
+    directions, _ = torch.linalg.qr(torch.randn(2, 192, 4, generator=generator))
+    means = 0.3 * torch.randn(2, 3, 8, 8, generator=generator)
+    return GaussianMixturePrior(
+        torch.tensor([0.4, 0.6]), means, directions, torch.full((2, 4), 0.3), torch.tensor([0.05, 0.1])
+    )
+
+
+@cache
+def weights() -> dict[str, Tensor]:
+    unet = UNet(8, num_channels=32, channel_mult=(1, 1), attention_resolutions=(4,), num_head_channels=16)
+    fill_by_recipe(unet)
+    return unet.state_dict()
+
+
+def network() -> DiffusionPrior:
+    """A small network that has learned variances, in its first days: far from the denoiser of anything."""
+    unet = UNet(8, num_channels=32, channel_mult=(1, 1), attention_resolutions=(4,), num_head_channels=16)
+    unet.load_state_dict(weights())
+    return DiffusionPrior(unet)
+
+
+FEW, BLUR = GeometricSigmas(5, 3.0, 0.1), GaussianBlur(5, 1.0)
+NOISE = ReverseDiffusion(FEW)
+LEVELS, FALLING = PublishedAnnealing(growth=0.5, num_levels=5), GeometricAnnealing(5)
+SMOOTHED = {"score_sigma": 0.1, "score_sigma_top": 0.3, "ending": ReverseDiffusion(ListedSigmas([0.0]))}
+WARM = {"warm_start": ProximalDenoising(GeometricSigmas(3, 3.0, 0.3), clip_denoised=False), "anchor_sigma": 0.3}
+BELOW = len(FEW.below(0.3)) - 1
+"""Steps of reverse diffusion from the anchor."""
+OF_ANNEALING = {"anchor_sigma": -0.3, "score_sigma": -0.1, "score_sigma_top": 0.0}
+
+ENTRIES = {
+    "ReverseDiffusion": Entry(NOISE, field, 5, tolerance=1e-5, ignores_y=True),
+    "ReverseDiffusion, network": Entry(ReverseDiffusion(FEW, DDIM(0.5), True), network, 5, ignores_y=True),
+    "DPS": Entry(DPS(RespacedSigmas(10), clip_denoised=False), field, 10, 10, SuperResolution(2), bad={"scale": 0.0}),
+    "DPS, network": Entry(DPS(FEW), network, 5, 5, tolerance=1e-3, bad={"scale": -1.0}),
+    "DPS, photons": Entry(DPS(FEW, scale=0.05), field, 5, 5, SuperResolution(2), PoissonNoise()),
+    "DPSPlus": Entry(DPSPlus(FEW), field, 5, 5, PhaseRetrieval(), bad={"copies": 0, "spread": -0.1}),
+    "Projection": Entry(Projection(FEW), field, 5, family=MotionBlur(5)),
+    "MCG": Entry(MCG(FEW, clip_denoised=False), field, 5, 5, MotionBlur(5), bad={"scale": 0.0}),
+    "ProximalDenoising": Entry(ProximalDenoising(FEW, covariance="jacobian"), field, 10),
+    "ProximalDenoising, no basis": Entry(ProximalDenoising(ListedSigmas([3.0, 0.5, 0.0])), field, 2, 0, MotionBlur(5)),
+    # three calls a level, two below 0.08
+    "ConditionalDescent": Entry(
+        ConditionalDescent(GeometricSigmas(3, 3.0, 0.5), GeometricSigmas(3, 1.0, 0.1)),
+        field,
+        3 * 3 + 3 * 3,
+        bad={"num_steps": 0, "one_step_below": -1.0},
+    ),
+    "ConditionalDescent, network": Entry(
+        ConditionalDescent(
+            GeometricSigmas(3, 3.0, 0.5), GeometricSigmas(3, 1.0, 0.003), clip_search=True, final_denoising=True
+        ),
+        network,
+        3 * 3 + (3 + 2 + 2) + 1,
+    ),
+    "ConditionalDescent, no basis": Entry(
+        ConditionalDescent(GeometricSigmas(2, 3.0, 0.5), GeometricSigmas(2, 1.0, 0.1)),
+        field,
+        (3 + 2) + (3 + 3),
+        0,
+        MotionBlur(5),
+    ),
+    # Algorithms 1 and 3
+    "AnnealedLangevin": Entry(
+        AnnealedLangevin(1e-3, averaged_noise=True, reverse=NOISE, schedule=LEVELS),
+        field,
+        5 + 4,
+        family=BLUR,
+        bad={"step_size": 0.0} | OF_ANNEALING,
+    ),
+    "AnnealedLangevin, warm": Entry(
+        AnnealedLangevin(1e-3, reverse=NOISE, schedule=LEVELS, **WARM), field, 3 + BELOW + 4, family=RandomInpainting()
+    ),
+    "AnnealedLangevin, photons": Entry(
+        AnnealedLangevin(1e-5, reverse=NOISE, schedule=LEVELS), field, 5 + 4, 0, SuperResolution(2), PoissonNoise()
+    ),
+    "KineticLangevin": Entry(
+        KineticLangevin(reverse=None, schedule=FALLING, **SMOOTHED, **WARM),
+        field,
+        3 + (1 + 4) + 1,
+        family=BLUR,
+        bad={"step_fraction": 1.0, "friction": -1.0, "operator_norm": 0.0} | OF_ANNEALING,
+    ),
+    "KineticLangevin, network": Entry(
+        KineticLangevin(reverse=None, schedule=FALLING, **SMOOTHED, **WARM), network, 3 + (1 + 4) + 1
+    ),
+    "Lasso": Entry(
+        Lasso(num_steps=5), field, 0, family=BLUR, deterministic=True, bad={"threshold": 0.0, "wavelet": "bior2.2"}
+    ),
+    "ExactGaussian": Entry(ExactGaussian(), field, 0, family=BLUR, stops_early=True, bad={"tolerance": 1.0}),
+    "ExactMixture": Entry(ExactMixture(), mixture, 0),
+}
+
+
+@pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_sampler_keeps_the_protocol(name, check):
+    check(ENTRIES[name])
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if "," not in name])  # of each class the first
+def test_a_sampler_stays_on_the_device(name, monkeypatch):
+    stays_on_the_device(ENTRIES[name], monkeypatch)
+
+
+def test_no_sampler_is_left_out():
+    assert {type(entry.sampler).__name__ for entry in ENTRIES.values()} == concrete(posterior.samplers, Sampler)
+
+
+@dataclass(frozen=True)
+class Langevin(Sampler):
+    """Plain Langevin dynamics from noise, with a place where a fault can be planted."""
+
+    step_size: float = 1e-3
+    num_steps: int = 3
+    fault: Callable[..., Tensor] = lambda x, *arguments: x
+
+    def __post_init__(self) -> None:
+        real("Langevin", "step_size", self.step_size, above=0)
+        whole("Langevin", "num_steps", self.num_steps, 1, 1000)
+
+    def __call__(self, prior, measurement, rng, observe=unobserved):
+        x = rng.randn("start", measurement.image_shape)
+        for step in range(1, self.num_steps + 1):
+            drift = prior.score(x, 0.1) + measurement.log_likelihood_grad(x)
+            x = x + self.step_size * drift + (2 * self.step_size) ** 0.5 * rng.randn_like("langevin", x)
+            observe("Langevin", step, self.num_steps, x)
+        return self.fault(x, prior, measurement, rng, observe)
+
+
+class Unchecked(Langevin):
+    def __post_init__(self) -> None:
+        """Takes everything."""
+
+
+class Unclear(Langevin):
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except UserError:
+            raise UserError("something is out of range") from None
+
+
+def changed(tensor: Tensor, x: Tensor) -> Tensor:
+    tensor.mul_(1.001)
+    return x
+
+
+def drawn(draw: Callable[[], object], x: Tensor) -> Tensor:
+    draw()
+    return x
+
+
+def forked(x: Tensor) -> Tensor:
+    with torch.random.fork_rng():
+        return x + torch.randn_like(x)
+
+
+FAULTS = {
+    # what is done to the samples, given (x, prior, measurement, rng, observe) -> the check that finds it
+    "a norm over the batch": (lambda x, *_: x / x.norm(), "row_alone"),
+    "the place in the batch": (lambda x, *_: x + torch.arange(len(x)).view(-1, 1, 1, 1), "row_alone"),
+    "y is changed": (lambda x, prior, measurement, *_: changed(measurement.y, x), "arguments"),
+    "the prior is changed": (lambda x, prior, *_: changed(prior.mean, x), "arguments"),
+    "the mask is changed": (lambda x, prior, measurement, *_: changed(measurement.operator.mask, x), "arguments"),
+    "torch's global numbers": (lambda x, *_: drawn(lambda: torch.rand(1), x), "arguments"),
+    "numpy's global numbers": (lambda x, *_: drawn(np.random.rand, x), "arguments"),
+    "Python's global numbers": (lambda x, *_: drawn(random.random, x), "arguments"),
+    "global numbers, put back": (lambda x, *_: forked(x), "arguments"),
+    "the state is changed where nobody looks": (
+        lambda x, prior, measurement, rng, observe: x + 0.01 * (observe is unobserved),
+        "arguments",
+    ),
+    "the number of samples": (lambda x, prior, measurement, rng, observe: x + 0.01 * len(rng), "more_samples"),
+    "the same sample again": (lambda x, *_: x[:3].repeat(len(x) // 3, 1, 1, 1), "more_samples"),
+    "a NaN that spreads": (lambda x, prior, measurement, *_: x + 0 * measurement.y.sum(), "nan_stays"),
+    "a NaN that is hidden": (lambda x, *_: x.nan_to_num(), "nan_stays"),
+    "float64": (lambda x, *_: x.double(), "result_has"),
+    "one row too few": (lambda x, *_: x[1:], "result_has"),
+    "a graph": (lambda x, *_: x.requires_grad_(), "result_has"),
+    "a question that is not counted": (lambda x, prior, *_: x + 0 * prior._score(x, 0.1), "cost_is"),
+    "a question that is not stated": (lambda x, prior, *_: x + 0 * prior.score(x, 0.1), "cost_is"),
+    "a step too many": (lambda x, *rest: drawn(lambda: rest[-1]("Langevin", 4, 3, x), x), "progress_is"),
+    "a step that is missing": (lambda x, *rest: drawn(lambda: rest[-1]("end", 1, 2, x), x), "progress_is"),
+    "a state of one row": (lambda x, *rest: drawn(lambda: rest[-1]("end", 1, 1, x[:1]), x), "progress_is"),
+    "steps that begin with 0": (lambda x, *rest: drawn(lambda: rest[-1]("end", 0, 1, x), x), "progress_is"),
+}
+
+
+def found_by(check: Callable[[Entry], None], sampler: Sampler) -> bool:
+    try:
+        check(Entry(sampler, field, 3))
+    except AssertionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name):
+    fault, beginning = FAULTS[name]
+    (check,) = (check for check in SAMPLER_CHECKS if check.__name__.startswith(beginning))
+    assert found_by(check, Langevin(fault=fault))
+
+
+def test_every_check_finds_something_and_nothing_in_an_honest_sampler(monkeypatch):
+    beginnings = {beginning for _, beginning in FAULTS.values()} | {"bad_settings"}
+    for check in SAMPLER_CHECKS:
+        assert any(check.__name__.startswith(beginning) for beginning in beginnings), check.__name__
+        assert not found_by(check, Langevin()), check.__name__
+    stays_on_the_device(Entry(Langevin(), field, 3), monkeypatch)
+
+
+@pytest.mark.parametrize("sampler", [Unchecked(), Unclear()], ids=lambda sampler: type(sampler).__name__)
+def test_settings_that_are_taken_or_refused_without_a_name_are_found(sampler):
+    assert found_by(bad_settings_are_refused, sampler)
+
+
+@pytest.mark.parametrize("fault", [lambda x, *_: x.cpu(), lambda x, *_: x / float(x.abs().max())])
+def test_leaving_the_device_and_waiting_for_it_are_found(fault, monkeypatch):
+    with pytest.raises((HiddenWait, DataDependentOutputException)):
+        stays_on_the_device(Entry(Langevin(fault=fault), field, 3), monkeypatch)
