@@ -42,9 +42,10 @@ lint: .venv/test
 	$(BIN)/mypy
 	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; fi
 
-# Two processes of one thread each: two of two threads on two cores slow each other tenfold.
+# Two processes of one thread each: two of two threads on two cores slow each other tenfold. A file's tests stay
+# together, as they share what is costly to make, and the longest, benchmarks/, come first.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 # Long runs; `make test` has a fixed share of each. Counts: docs/campaign.md
 fuzz: .venv/test

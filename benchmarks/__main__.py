@@ -22,6 +22,10 @@ COMMANDS = {
         "benchmarks.judge.command:judge_command",
         "any sampler against exact posteriors, in words",
     ),
+    "calibrate": (
+        "benchmarks.judge.calibrate:calibrate_command",
+        "under any prior: do ranks and intervals hold?",
+    ),
     "matrix": ("benchmarks.matrix.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
     "compare": ("benchmarks.matrix.compare:compare", "finished runs side by side"),
     "differences": ("benchmarks.matrix.differences:differences", "how far apart two runs of the same images are"),
@@ -107,7 +111,7 @@ def run(name: str, arguments: list[str]) -> None:
         given = [word for word in arguments if word != "--debug"]
         if name == "matrix":
             run_matrix(given)
-        elif name == "judge":
+        elif name in ("judge", "calibrate"):
             load(name)(given)
         else:
             from jsonargparse import auto_cli

@@ -284,6 +284,7 @@ def judge_samples(sampled: Sampled, exact: ExactSets, sizes: Sizes) -> Judged:
         judged.ranks = ranks_of(problem, sampled.pairs, sampled.ranked, exact.seed)
         judged.findings += rank_tests(judged.ranks, sizes.ranked)
         judged.findings += interval_tests(sampled.pairs, sampled.ranked)
+        judged.deterministic |= judged.findings[-1].effect > 1 / SAME  # errors over next to no spread
     return judged
 
 
