@@ -60,4 +60,4 @@ judge: .venv/test
 campaign: fuzz faults judge
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

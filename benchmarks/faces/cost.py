@@ -39,6 +39,7 @@ from posterior.samplers import (
     ReverseDiffusion,
     Sampler,
 )
+from posterior.shipped import CONFIGS
 
 START_SIGMA = 0.2085
 """Noise level at diffusion time t = 60, where the proximal start hands over to the chain."""
@@ -91,7 +92,7 @@ def cost(
     dps_steps: int = 1000,
     num_levels: int = 1000,
     batch_size: int = 16,
-    held_out: Path = Path("datamodules/toon_faces32.npz"),
+    held_out: Path = CONFIGS / "data" / "toon_faces32.npz",
     seed: int = 0,
 ) -> list[Row]:
     """L2, LPIPS, residual, spread and cost of each method on held-out faces; writes cost.png and completes the table.

@@ -21,12 +21,13 @@ from posterior.priors import DiffusionPrior, GaussianFieldPrior
 from posterior.random import Streams
 from posterior.results.pictures import save_png, sheet
 from posterior.samplers import DDIM, Ancestral, RespacedSigmas, ReverseDiffusion, initial_noise
+from posterior.shipped import CONFIGS
 
 
 def learned_prior(
     prior: DiffusionPrior,
     output: Path = Path("results/learned_prior"),
-    held_out: Path = Path("datamodules/toon_faces32.npz"),
+    held_out: Path = CONFIGS / "data" / "toon_faces32.npz",
     training_start: int = 10000,
     training_count: int = 40000,
     fresh_start: int = 1000,

@@ -28,6 +28,7 @@ from posterior.operators import GaussianBlur, OperatorFamily, RandomInpainting, 
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
 from posterior.samplers import DPS, AnnealedLangevin, ListedSigmas, PublishedAnnealing, RespacedSigmas, ReverseDiffusion
+from posterior.shipped import CONFIGS
 
 TASKS: dict[str, tuple[OperatorFamily, float]] = {
     "inpainting 30-70 %": (RandomInpainting(), 0.5),
@@ -78,7 +79,7 @@ def step_size(
     growth: float = 0.009,
     dps_steps: int = 1000,
     num_real: int = 2048,
-    held_out: Path = Path("datamodules/toon_faces32.npz"),
+    held_out: Path = CONFIGS / "data" / "toon_faces32.npz",
     cache: Path = Path("cache/toon"),
     seed: int = 0,
 ) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.matrix.cells import Cell
+from benchmarks.tools import html
 from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.results.report import read_metrics
@@ -218,16 +217,16 @@ def paired_rows(results: Sequence[Result]) -> list[list[str]]:
 
 def markdown(results: Sequence[Result]) -> str:
     """Both tables: means with 95 % intervals over images, and paired differences."""
-    parts = ["Means over images ± half a 95 % interval.", "", *_pipes(metric_rows(results))]
+    parts = ["Means over images ± half a 95 % interval.", "", *html.pipes(metric_rows(results))]
     paired = paired_rows(results)
     if len(paired) > 1:
-        parts += ["", "Differences on the same images and measurements ± half a 95 % interval.", "", *_pipes(paired)]
+        parts += [
+            "",
+            "Differences on the same images and measurements ± half a 95 % interval.",
+            "",
+            *html.pipes(paired),
+        ]
     return "\n".join(parts) + "\n"
-
-
-def _pipes(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
 def sweeps(results: Sequence[Result]) -> list[dict[str, float]]:
@@ -286,37 +285,24 @@ def _measure(cells: Sequence[Result], measure: str, networks: Sequence[str]) -> 
     return Estimate(float(np.mean(found)), None, len(found)) if found else None
 
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; }
-figure { margin: 1rem 0; } figcaption { color: #555; }
-"""
-
-
 def page(name: str, results: Sequence[Result], compared: int, other: Sequence[str], missing: int) -> str:
     """report.html: one file, pictures inside."""
-    parts = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(_about(results, compared, other, missing))}</p>"]
-    parts += ["<h2>Metrics</h2>", "<p>Means over images ± half a 95 % interval.</p>", _html_table(metric_rows(results))]
+    parts = [html.element("p", _about(results, compared, other, missing))]
+    parts += ["<h2>Metrics</h2>", "<p>Means over images ± half a 95 % interval.</p>", html.table(metric_rows(results))]
     paired = paired_rows(results)
     if len(paired) > 1:
         parts += ["<h2>Differences</h2>", "<p>On the same images and measurements, ± half a 95 % interval.</p>"]
-        parts.append(_html_table(paired))
+        parts.append(html.table(paired))
     for steps in sweeps(results):
-        buffer = io.BytesIO()
-        step_size_figure(results, steps).savefig(buffer, format="png", dpi=110)
+        content = html.figure_png(step_size_figure(results, steps), dpi=110)
         caption = f"Over the step size: {', '.join(steps)}. Dashed: the other samplers."
-        parts += ["<h2>Step size</h2>", _picture(buffer.getvalue(), "png", caption)]
+        parts += ["<h2>Step size</h2>", html.picture(content, "png", caption)]
     parts.append("<h2>Pictures</h2>")
     for result in results:
         grid = result.dir / "grid.png"
         if grid.is_file():
-            parts.append(_picture(_small(grid), "jpeg", f"{result.task}, {result.sampler}, seed {result.seed}"))
-    head = f"<meta charset='utf-8'><title>{html.escape(name)}</title><style>{STYLE}</style>"
-    return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+            parts.append(html.picture(_small(grid), "jpeg", f"{result.task}, {result.sampler}, seed {result.seed}"))
+    return html.document(name, parts)
 
 
 def _about(results: Sequence[Result], compared: int, other: Sequence[str], missing: int) -> str:
@@ -327,19 +313,6 @@ def _about(results: Sequence[Result], compared: int, other: Sequence[str], missi
     same = "all the same" if not other else f"{len(other)} NOT the same, first {other[0]}"
     parts += [f"{compared} pictures of measurements compared between samplers, {same}", report["device"], versions]
     return "; ".join(part for part in parts if part) + "."
-
-
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    def line(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    return "<table>\n" + "\n".join([line(rows[0], "th"), *(line(row, "td") for row in rows[1:])]) + "\n</table>"
-
-
-def _picture(content: bytes, kind: str, caption: str) -> str:
-    data = base64.b64encode(content).decode()
-    text = html.escape(caption)
-    return f"<figure><img alt='{text}' src='data:image/{kind};base64,{data}'><figcaption>{text}</figcaption></figure>"
 
 
 def _small(path: Path, width: int = 1400) -> bytes:

@@ -39,6 +39,7 @@ from posterior.samplers import (
     RespacedSigmas,
     ReverseDiffusion,
 )
+from posterior.shipped import CONFIGS
 
 DRAW_STEPS = 100
 """Steps of reverse diffusion that draw X_1."""
@@ -103,8 +104,8 @@ class _Sums:
 
 def exact_posterior(
     output: Path = Path("results/exact_posterior"),
-    toon_mixture: Path = Path("configs/prior/mixture_toon32.safetensors"),
-    toon_field: Path = Path("configs/prior/gaussian_toon64.yaml"),
+    toon_mixture: Path = CONFIGS / "prior" / "mixture_toon32.safetensors",
+    toon_field: Path = CONFIGS / "prior" / "gaussian_toon64.yaml",
     only: Sequence[str] = (),
     dps_scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0),
     smoke: bool = False,

@@ -14,8 +14,6 @@ from posterior.noise import GaussianNoise
 from posterior.operators import Inpainting
 from posterior.samplers import MixturePosterior
 
-pytestmark = pytest.mark.xdist_group("fairness")  # they share what is costly to make
-
 pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
 
 

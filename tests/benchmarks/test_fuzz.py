@@ -14,8 +14,6 @@ from benchmarks.campaigns.fuzz_bases import bases, pictures
 from benchmarks.campaigns.fuzz_cases import intact_png
 from benchmarks.campaigns.mutations import settings
 
-pytestmark = pytest.mark.xdist_group("fuzz")  # they share what is costly to make
-
 COUNTS = {"configs": 300, "files": 100, "matrices": 15}
 SEED = 0
 

@@ -5,8 +5,6 @@ import pytest
 
 from benchmarks.science.mri import mri
 
-pytestmark = pytest.mark.xdist_group("mri")  # they share what is costly to make
-
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):

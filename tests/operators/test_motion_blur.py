@@ -10,8 +10,6 @@ from posterior import UserError, stream
 from posterior.operators import GivenBlur, KernelBlur, MotionBlur
 from posterior.operators.motion_blur import draw_kernel, motion_path
 
-pytestmark = pytest.mark.xdist_group("motion_blur")  # they share what is costly to make
-
 
 @pytest.fixture(scope="module")
 def golden_kernels(golden_folder):

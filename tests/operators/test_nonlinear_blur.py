@@ -9,8 +9,6 @@ from benchmarks.tools.recipe import fill_kernel_wizard_by_recipe
 from posterior import UserError, stream
 from posterior.operators import EncodedBlur, KernelWizard, NonlinearBlur
 
-pytestmark = pytest.mark.xdist_group("nonlinear_blur")  # they share what is costly to make
-
 
 def streams(count):
     return [stream(0, f"image {n}", -1, "operator") for n in range(count)]

@@ -12,8 +12,6 @@ from posterior.operators import GaussianBlur, Inpainting, MotionBlur, PhaseRetri
 from posterior.priors import DiffusionPrior, LinearBetas, UNet
 from posterior.samplers import DDIM, DPS, MCG, Ancestral, DPSPlus, Projection, RespacedSigmas, ReverseDiffusion
 
-pytestmark = pytest.mark.xdist_group("dps")  # they share what is costly to make
-
 
 class Given:
     """Random streams that give these numbers, whatever they are for."""
