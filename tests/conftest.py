@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,7 +133,11 @@ def relative_fixture() -> Callable[..., float]:
 
 
 @pytest.fixture(autouse=True)
-def _no_stray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distributed runs of one test must not leak into the next."""
+def _no_stray_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Distributed runs of one test must not leak into the next, nor modules that it wrote: others have their names."""
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
+    yield
+    for name, module in list(sys.modules.items()):
+        if "/pytest-of-" in str(getattr(module, "__file__", None)):
+            del sys.modules[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.stats
@@ -59,14 +60,14 @@ class ShellError(ScoreError):
         if not magnitude <= LARGEST:
             raise UserError(f"ShellError: an error of this norm would be too large on a shell so improbable: {self}")
 
-    @property
+    @cached_property
     def log_probability(self) -> float:
         """log P(shell) under N(0, I_d)."""
         chi2, centre = scipy.stats.chi2(self.dimension), self.dimension * self.radius
         outer, inner = chi2.logcdf(centre * (1 + self.width)), chi2.logcdf(centre * (1 - self.width))
         return float(outer + math.log1p(-math.exp(inner - outer)))
 
-    @property
+    @cached_property
     def magnitude(self) -> float:
         """M."""
         return self.error * math.exp(-self.log_probability / self.order)

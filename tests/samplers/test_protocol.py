@@ -119,7 +119,7 @@ ENTRIES = {
     "ConditionalDescent, no basis": Entry(
         ConditionalDescent(GeometricSigmas(2, 3.0, 0.5), GeometricSigmas(2, 1.0, 0.1)),
         field,
-        (3 + 2) + (3 + 3),
+        2 * 3 + 2 * 3,
         0,
         MotionBlur(5),
     ),
