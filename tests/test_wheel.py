@@ -16,7 +16,7 @@ import yaml
 
 from posterior.shipped import listing
 
-pytestmark = [pytest.mark.usefixtures("no_lpips_weights"), pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "lightning_cli.py")
 PACKAGES = ("posterior", "datamodules", "benchmarks")

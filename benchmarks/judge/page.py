@@ -219,6 +219,9 @@ def picture(found: Mapping[str, Judged]) -> Figure:
             _draw_widths(widths, judged)
         else:
             _draw_coverage(widths, judged)
+    lines = next((axes for axes in panels[:, 1] if axes.lines), None)
+    if lines is not None:
+        figure.legend(*lines.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     return figure
 
 
@@ -262,7 +265,6 @@ def _draw_ranks(axes: Axes, judged: Judged) -> None:
         ylabel="difference from uniform",
         title=f"{pairs} pairs, {judged.ranked} samples each",
     )
-    axes.legend(fontsize="x-small")
 
 
 def _draw_coverage(axes: Axes, judged: Judged) -> None:
