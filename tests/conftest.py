@@ -139,5 +139,5 @@ def _no_stray_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     for name, module in list(sys.modules.items()):
-        if "/pytest-of-" in str(getattr(module, "__file__", None)):
+        if any(place in str(getattr(module, "__file__", None)) for place in ("/pytest-of-", "/docs/skeletons/")):
             del sys.modules[name]

@@ -22,7 +22,7 @@ from posterior.settings import conformed, read_settings
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
 TRAINING = sorted((CONFIGS / "train").glob("*.yaml"))
-ELSEWHERE = {"benchmark", "data", "problem"}  # tests/benchmarks runs them
+ELSEWHERE = {"benchmark", "data", "problem", "task"}  # tests/benchmarks runs them
 EXPERIMENTS = sorted(
     path
     for path in CONFIGS.rglob("*.yaml")
@@ -48,6 +48,7 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
         *(f"{SAMPLER}.reverse.init_args.{RESPACING}", "10"),
     ],
     "demo_kinetic": FEW_LEVELS,
+    "demo_conditional": [],  # 121 calls
     "paper": [
         *FEW_LEVELS,
         *(f"{SAMPLER}.warm_start.init_args.{RESPACING}", "3"),

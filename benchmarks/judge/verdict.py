@@ -121,7 +121,8 @@ class Judged:
             said.append(f"{coverage[0].more['nominal']:.0%} intervals hold the truth {_span(coverage[0])} of the time")
         if (spread := self.of("spread")) and not self.deterministic:
             said.append(f"the error of the mean is {_span(spread[0])} of what the spread says")
-        if not said and (ranks := self.of("rank")):
+        compared = any(self.of(kind) for kind in ("width", "shares", "shift"))
+        if not (compared or self.diverged or self.deterministic) and (ranks := self.of("rank")):
             said.append("the truth is not one of the samples: ranks of " + ", ".join(_rank(one) for one in ranks))
         elif not said and self.of("distance"):
             said.append("differs from the posterior (MMD) in none of the ways that have a name here")

@@ -12,6 +12,8 @@ from benchmarks.judge.problems import LearnedTruth
 from posterior import Streams, UserError
 from posterior.priors import DiffusionPrior, UNet
 from posterior.samplers import RespacedSigmas
+from posterior.settings import read_settings
+from posterior.shipped import shipped
 
 PRIOR = "class_path: benchmarks.judge.problems.two_modes\ninit_args: {distance: 1.2, width: 0.2, numbers: 20}\n"
 TASK = """\
@@ -123,6 +125,15 @@ def test_a_network_needs_no_closed_form(tmp_path):
     del settings["likelihood"]
     with pytest.raises(UserError, match="likelihood is missing"):
         problem_of(settings, denoised=False)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("task/")])
+def test_shipped_tasks_are_read(name):
+    task = read_settings(shipped()[name])
+    problem = problem_of({**task, "prior": read_settings(shipped()["prior/mixture_toon32"])}, denoised=False)
+    assert problem.truth.exact
+    (case,) = problem.cases(["x"], 0)
+    assert case.measurement.y.shape[0] == 1
 
 
 def test_bad_inputs_are_one_line(files, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import lightning_cli
 from benchmarks.matrix.cells import cells, overlaid, read_matrix, read_settings
 from benchmarks.matrix.matrix import matrix
 from benchmarks.matrix.report import Estimate, Result, metric_rows, paired_rows, sweeps
@@ -114,6 +115,7 @@ def test_a_matrix_runs_reports_and_skips_what_is_finished(small, tmp_path, monke
         start(self, *args, **kwargs)
 
     monkeypatch.setattr(GaussianFieldPrior, "__init__", counted)
+    monkeypatch.setattr(lightning_cli, "SHARED_PRIORS", {})  # that of other tests
     matrix(small)
     assert len(loaded) == 1  # shared by all twelve cells
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
