@@ -27,15 +27,23 @@ from posterior.operators import Dense, LinearOperator, Operator, OperatorFamily
 from posterior.operators.base import Diagonal
 from posterior.priors import GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
 from posterior.random import Streams, stream
-from posterior.samplers import ExactGaussian, MixturePosterior, RespacedSigmas, ReverseDiffusion
+from posterior.samplers import (
+    ExactGaussian,
+    GeometricSigmas,
+    MixturePosterior,
+    ReverseDiffusion,
+    SecondOrderAncestral,
+)
 from posterior.samplers.reverse_diffusion import initial_noise
-from posterior.settings import conformed, file_digests, read_settings
+from posterior.settings import conformed, file_digests, overlaid, read_settings
 from posterior.shipped import CONFIGS
 
 SHIPPED = CONFIGS / "problem"
 SEEN = 0.5
 """A direction is measured if its singular value is at least this share of the largest."""
 MOST_NUMBERS = 1_000_000
+TOP, LOWEST = 100.0, 1e-3
+"""Levels between which truths are drawn, as far as a prior has them; numbers of an image are about 1."""
 
 
 class Truth(ABC):
@@ -47,6 +55,10 @@ class Truth(ABC):
     @abstractmethod
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
         """A sample of the prior for each id, (B, C, H, W), which depends on (seed, id, purpose) alone."""
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """So many samples of the prior, (count, C, H, W), from one generator, where it has a closed form."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form")
 
     def log_prior(self, x: Tensor) -> Tensor | None:
         """Log density of the prior, up to a constant, (B,); None if it is not known."""
@@ -60,13 +72,6 @@ class Truth(ABC):
         """The mode that each sample belongs to, (B,); None where there are none to speak of."""
         return None
 
-    def check(self, operator: LinearOperator) -> None:  # noqa: B027 - most know it for all of them
-        """Refuse operators for which the posterior is not known.
-
-        Raises:
-            UserError: naming the operator.
-        """
-
 
 class DensityTruth(Truth):
     """Of a prior that knows how to draw and its log density."""
@@ -75,7 +80,10 @@ class DensityTruth(Truth):
         self.prior = prior
 
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
-        return torch.cat([self.prior.sample(1, stream(seed, one, -1, purpose)) for one in ids])
+        return torch.cat([self.sample(1, stream(seed, one, -1, purpose)) for one in ids])
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.prior.sample(count, generator)
 
     def log_prior(self, x: Tensor) -> Tensor:
         return self.prior.log_prob(x)
@@ -102,6 +110,9 @@ class FieldTruth(Truth):
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
         return self.prior.sample_from(Streams(seed, ids, samples=[-1]).randn(purpose, self.image_shape))
 
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.prior.sample_from(torch.randn(count, *self.image_shape, generator=generator))
+
     def log_prior(self, x: Tensor) -> Tensor:
         centred = self.prior.centre(x)
         return -0.5 * (centred * self.prior.filter(centred, 1 / self.prior.spectrum(x.shape))).flatten(1).sum(dim=1)
@@ -112,22 +123,19 @@ class FieldTruth(Truth):
 
 
 class RingTruth(DensityTruth):
-    """Of the ring in the plane, one of whose coordinates is measured: on a grid."""
+    """Of the ring in the plane: its posteriors are known on a grid."""
 
     prior: RingPrior
 
     def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
-        sigma_y = measurement.gaussian_sigma("the ring's posterior")
-        return ring_posterior(self.prior, measurement.y, sigma_y, None, 1.0, count, generator)
-
-    def check(self, operator: LinearOperator) -> None:
-        first = torch.tensor([[1.0, 0.0]])
-        if not isinstance(operator, Dense) or not torch.equal(operator.matrix, first):
-            raise UserError("the ring's posterior is known where its first coordinate is measured: Coordinates([0])")
+        return ring_posterior(self.prior, measurement, count, generator)
 
 
 class LearnedTruth(Truth):
-    """Of any prior: the law of its own reverse diffusion, in many small ancestral steps.
+    """Of any prior: the law of its own reverse diffusion, in many small steps of second order.
+
+    Those are within 0.1 % of the widths of the limit of ever smaller steps, which is what the scores define; the
+    levels of a DDPM schedule are far apart at its end, where an image's finest scales are drawn.
 
     Args:
         prior: whose network is asked.
@@ -153,13 +161,14 @@ class LearnedTruth(Truth):
         self.num_steps, self.together = num_steps, together
 
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
-        sigmas = RespacedSigmas(self.num_steps).sigmas()
+        lowest, top = max(self.prior.sigma_min, LOWEST), min(self.prior.sigma_max, TOP)
+        sigmas = GeometricSigmas(self.num_steps, top, lowest).sigmas()
         levels = sigmas if self.denoised else sigmas[:-1]
         found = []
         for start in range(0, len(ids), self.together):
             rng = Streams(seed, [f"{one}/{purpose}" for one in ids[start : start + self.together]], samples=[-1])
             x = initial_noise(self.image_shape, levels[0], rng)
-            found.append(ReverseDiffusion().descend(self.prior, x, levels, rng))
+            found.append(ReverseDiffusion(step=SecondOrderAncestral()).descend(self.prior, x, levels, rng))
         return torch.cat(found)
 
 
@@ -240,7 +249,6 @@ class Problem:
                 f"problem {self.name}: the posterior is known for linear operators only, not {type(one).__name__} "
                 f"({certificate})"
             )
-        truth.check(one)
 
     @property
     def dimension(self) -> int:
@@ -262,6 +270,12 @@ class Problem:
             found.append(Case(one, truth, Measurement.simulate(truth, operator, self.likelihood, noise)))
         return found
 
+    def measure(self, truth: Tensor, ids: Sequence[str], seed: int, generator: torch.Generator) -> Measurement:
+        """Of images (B, C, H, W) of whatever source; the noise of all is drawn from one generator."""
+        operator = self.realise(ids, seed)
+        noise = torch.randn(len(truth), *operator.measurement_shape, generator=generator)
+        return Measurement.simulate(truth, operator, self.likelihood, noise)
+
     def batch(self, cases: Sequence[Case], seed: int) -> Measurement:
         """The measurements of several cases as one batch."""
         operator = self.realise([case.id for case in cases], seed)
@@ -269,7 +283,15 @@ class Problem:
 
     def exact(self, case: Case, count: int, seed: int) -> Tensor:
         """Exact samples (count, C, H, W) of p(x | y)."""
-        return self.truth.posterior(case.measurement, count, stream(seed, case.id, -1, "exact"))
+        return self.exact_each(case.measurement, [case.id], count, seed)[:, 0]
+
+    def exact_each(self, measurement: Measurement, ids: Sequence[str], count: int, seed: int) -> Tensor:
+        """The same of a batch, (count, B, C, H, W): those of an image depend on (seed, id) alone."""
+        found = [
+            self.truth.posterior(measurement.rows(torch.tensor([row])), count, stream(seed, one, -1, "exact"))
+            for row, one in enumerate(ids)
+        ]
+        return torch.stack(found, dim=1)
 
     def references(self, cases: Sequence[Case], seed: int) -> Tensor:
         """A point for each case, (B, C, H, W), to measure distances from: another draw of the prior."""
@@ -392,13 +414,18 @@ PARTS: dict[str, Any] = {
 }
 
 
-def read_problem(path: Path, allow_local: bool = False) -> Problem:
+def read_problem(path: Path, allow_local: bool = False, changes: Any = None) -> Problem:
     """The problem of a YAML file with the keys of `PARTS`; its name is the file's.
+
+    Args:
+        path: of the file.
+        allow_local: whether classes may come from files that are not installed.
+        changes: settings laid over those of the file.
 
     Raises:
         UserError: naming the file and what is wrong in it, or that its posterior is not known in closed form.
     """
-    settings = read_settings(path)
+    settings = overlaid(read_settings(path), changes or {})
     if not isinstance(settings, dict):
         raise UserError(f"{path}: a problem has the settings {', '.join(PARTS)}")
     missing = [name for name in PARTS if name not in settings]

@@ -10,7 +10,14 @@ from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
 from posterior.samplers.kinetic import KineticLangevin
 from posterior.samplers.lasso import Lasso
 from posterior.samplers.proximal import ProximalDenoising
-from posterior.samplers.reverse_diffusion import DDIM, Ancestral, ReverseDiffusion, ReverseStep, initial_noise
+from posterior.samplers.reverse_diffusion import (
+    DDIM,
+    Ancestral,
+    ReverseDiffusion,
+    ReverseStep,
+    SecondOrderAncestral,
+    initial_noise,
+)
 from posterior.samplers.schedules import (
     AdmissibleAnnealing,
     AnnealingSchedule,
@@ -55,6 +62,7 @@ __all__ = [
     "ReverseDiffusion",
     "ReverseStep",
     "Sampler",
+    "SecondOrderAncestral",
     "SigmaSchedule",
     "Target",
     "check_finite",

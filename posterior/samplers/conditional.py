@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
-from math import log
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from posterior.operators.base import inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
-from posterior.samplers.reverse_diffusion import Ancestral, initial_noise
+from posterior.samplers.reverse_diffusion import ReverseStep, SecondOrderAncestral, initial_noise
 from posterior.samplers.schedules import GeometricSigmas, SigmaSchedule
 
 SHORTEST, LONGEST = 0.05, 3.0
@@ -118,6 +118,7 @@ class ConditionalDescent(Sampler):
         search, descent: levels above 0.
         num_steps: of conjugate gradients in a level, one call each.
         one_step_below: levels of the descent below this take one step.
+        step: of the descent.
         clip_search: clip D to [-1, 1] in the search (it biases priors that leave the range).
         final_denoising: denoise the samples once more, D(x, sigma_min): pictures to look at or to score, no samples.
 
@@ -130,6 +131,7 @@ class ConditionalDescent(Sampler):
     descent: SigmaSchedule = field(default_factory=lambda: GeometricSigmas(20, 1.0, 0.003))
     num_steps: int = 2
     one_step_below: float = 0.08
+    step: ReverseStep = field(default_factory=SecondOrderAncestral)
     clip_search: bool = False
     final_denoising: bool = False
 
@@ -163,20 +165,15 @@ class ConditionalDescent(Sampler):
     ) -> Tensor:
         """From x at the first level of the descent, (R, C, H, W), to samples."""
         *levels, _ = self.descent.sigmas()
-        ahead, denoised_before, sigma_before = Ancestral().moments, None, 0.0
+        before = None
         for index, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0]), start=1):
             num_steps = self.num_steps if sigma > self.one_step_below else 1
             denoised, steps = told.condition(x, sigma, num_steps, steps)
             if sigma_next == 0:
                 x = (denoised + x) / 2
             else:
-                estimate = denoised
-                if denoised_before is not None:
-                    slope = log(sigma / sigma_next) / (2 * log(sigma_before / sigma))
-                    estimate = denoised + slope * (denoised - denoised_before)
-                mean, std = ahead(x, estimate, None, sigma, sigma_next)
-                x = mean + std * rng.randn_like("descent", x)
-            denoised_before, sigma_before = denoised, sigma
+                estimate, before = self.step.estimate(denoised, before, sigma, sigma_next), (denoised, sigma)
+                x = self.step(x, estimate, None, sigma, sigma_next, partial(rng.randn_like, "descent", x))
             observe("descent", index, len(levels), x)
         x = check_finite(x, rng, "descent")
         return told.prior.denoise(x, told.prior.sigma_min) if self.final_denoising else x

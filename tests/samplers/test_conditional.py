@@ -114,20 +114,22 @@ def test_a_network_s_lowest_level_stays_in_its_images():
 
 
 @pytest.mark.parametrize("lowest", [0.0, 0.2])
-def test_the_descent_has_the_moments_of_a_gaussian_posterior(pooled, lowest):
-    """N(0, 1 + lowest^2), y = 1 with noise 0.5: mean within 0.01, standard deviation within 2 % of the right one."""
-    rows, variance = 20_000, 1 / (1 / (1 + lowest**2) + 4)
-    measurement = Measurement(torch.ones(rows, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(0.5))
+@pytest.mark.parametrize(("sigma_y", "width"), [(0.1, 1.0), (0.5, 0.986)])
+def test_the_descent_has_the_moments_of_a_gaussian_posterior(pooled, sigma_y, width, lowest):
+    """N(0, 1 + lowest^2), y = 1: mean and width within 1.3 % of the standard deviation. Where that is about half of the
+    first level, sigma_y = 0.5, what the search leaves there is a little too narrow (0.9858, 200,000 samples)."""
+    rows, precision = 20_000, 1 / (1 + lowest**2) + sigma_y**-2
+    measurement = Measurement(torch.ones(rows, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(sigma_y))
     prior = scalar()
     prior.sigma_min = lowest
     sampler = ConditionalDescent()
     x = sampler(prior, measurement, pooled(rows))
     assert prior.cost.forward == 121 * rows
     assert prior.cost.backward == 0
-    assert float(x.mean()) == pytest.approx(4 * variance, abs=0.01)
-    assert float(x.std()) == pytest.approx(variance**0.5, rel=0.02)
-    wrong = replace(measurement, likelihood=GaussianNoise(0.55))
-    assert float(sampler(prior, wrong, pooled(rows)).std()) > 1.05 * variance**0.5
+    assert float(x.mean() - sigma_y**-2 / precision) * precision**0.5 == pytest.approx(0, abs=0.013)
+    assert float(x.std()) * precision**0.5 == pytest.approx(width, abs=0.013)
+    wrong = replace(measurement, likelihood=GaussianNoise(1.1 * sigma_y))
+    assert float(sampler(prior, wrong, pooled(rows)).std()) * precision**0.5 > 1.05 * width
 
 
 def test_both_modes_of_a_mixture_have_their_widths_and_shares(pooled):
@@ -149,7 +151,7 @@ def test_golden_numbers():
     torch.testing.assert_close(x[:, 0].flatten(1), GOLDEN, rtol=0, atol=2e-4)
 
 
-GOLDEN = torch.tensor([[0.00146, 0.29116, -0.13341, 0.97084], [-0.34073, -0.15409, 0.13677, 0.47675]])
+GOLDEN = torch.tensor([[-0.00015, 0.29410, -0.13057, 0.96273], [-0.33792, -0.15301, 0.13438, 0.48010]])
 
 
 def test_the_shipped_file_is_the_default_and_clips_pictures_only():

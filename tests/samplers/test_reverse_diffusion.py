@@ -9,8 +9,18 @@ from torch import nn
 from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import SuperResolution
-from posterior.priors import DiffusionPrior, LinearBetas, respaced_timesteps
-from posterior.samplers import DDIM, Ancestral, RespacedSigmas, ReverseDiffusion
+from posterior.priors import DiffusionPrior, GaussianMixturePrior, LinearBetas, respaced_timesteps
+from posterior.samplers import (
+    DDIM,
+    Ancestral,
+    GeometricSigmas,
+    RespacedSigmas,
+    ReverseDiffusion,
+    ReverseStep,
+    SecondOrderAncestral,
+)
+
+WIDTHS = torch.tensor([0.05, 0.1, 0.2])
 
 
 class FixedOutput(nn.Module):
@@ -84,6 +94,25 @@ STEPS = [Ancestral("small"), Ancestral("large"), DDIM(0.0), DDIM(1.0)]
 def test_many_steps_lose_little_variance(step):
     for variance in (0.04, 1.0, 3.0):
         assert abs(float(final_variance(step, RespacedSigmas(1000).sigmas(), variance)) / variance - 1) < 0.05
+
+
+def test_few_steps_of_second_order_have_the_width_of_many(pooled):
+    """N(0, c^2) from its own law at level 1, 20 levels down to 0.003: 20,000 chains, a standard error of 0.5 %."""
+    prior, rows = (
+        GaussianMixturePrior.full(torch.ones(1), torch.zeros(1, 1, 1, 3), torch.diag(WIDTHS.square())[None]),
+        20_000,
+    )
+    sigmas = GeometricSigmas(20, 1.0, 0.003).sigmas()
+
+    def widths(step: ReverseStep) -> torch.Tensor:
+        rng = pooled(rows)
+        x = prior.sample(rows, torch.Generator().manual_seed(0)) + rng.randn("start", (1, 1, 3))
+        return ReverseDiffusion(step=step).descend(prior, x, sigmas, rng).std(dim=0)[0, 0] / WIDTHS
+
+    torch.testing.assert_close(
+        widths(SecondOrderAncestral()), torch.tensor([0.9987, 1.0004, 1.0008]), rtol=0, atol=0.013
+    )
+    assert float(widths(Ancestral()).max()) < 0.9
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
