@@ -34,6 +34,7 @@ A part (prior, sampler, operator, ...) is a file of settings, or a class with se
 A file is a path, or the name of one that ships: posterior-sampling configs lists them.
 Later options are laid over earlier ones, and over --config.
 
+  --calls N             network calls a sample (--model.sampler.calls), of a sampler that divides them up
   --print_config        print all settings with their defaults, and stop
   --allow-local         a file of settings may name classes of files that are not installed
   --debug               show where an error comes from

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from posterior.checks import MOST_STEPS, real, whole
+from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.operators.base import inner
+from posterior.operators.base import LinearOperator, conjugate_gradients, inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
@@ -21,6 +22,11 @@ from posterior.samplers.schedules import GeometricSigmas, SigmaSchedule
 
 SHORTEST, LONGEST = 0.05, 3.0
 """Bounds on the length of a secant, root mean square over an image, in units of sigma."""
+NEAR = 0.01
+"""Length of a secant of A, root mean square over an image; numbers of an image are about 1."""
+MOST_CALLS = 100_000
+LEFT_STEPS = 10
+"""Of conjugate gradients without a network call, where what is left of a residual has no closed form."""
 
 
 @dataclass(frozen=True)
@@ -30,30 +36,25 @@ class ConditionalDenoiser:
     Source: docs/method.md section 9. Given x, x0 is taken for N(D, sigma^2 J) with J = dD/dx (Tweedie's second
     formula), and that Gaussian is conditioned on y:
 
-        D_y = D + sigma^2 J A^T v,    M v = y - A D,    M = sigma_y^2 I + sigma^2 A J A^T
+        D_y = D + sigma^2 J A^T v,    M v = y - A D,    M = V + sigma^2 A J A^T
 
-    v comes from a few steps of conjugate gradients, each for one forward call; what they leave of the residual is moved
-    by J = I. Exact for Gaussian priors with steps enough. Forward calls only, and the prior counts them.
+    V is the variance of the noise, sigma_y^2 I if it is Gaussian, else that at A D; where A is not linear, its Jacobian
+    at D stands for it. v comes from a few steps of conjugate gradients, each for one forward call; what they leave of
+    the residual is moved by J = I. Exact for Gaussian priors, linear A and Gaussian noise, with steps enough. Forward
+    calls only, and the prior counts them.
 
     The law that it denoises is p * N(0, sigma_min^2 I): the prior's own where sigma_min is 0. A network's lowest level
     stays in its images, since below it nothing is known of p.
 
     Args:
         prior: p(x).
-        measurement: R rows; linear operator, Gaussian noise.
+        measurement: R rows.
         clip_denoised: clip D to [-1, 1].
-
-    Raises:
-        UserError: if A is not linear or the noise not Gaussian.
     """
 
     prior: Prior
     measurement: Measurement
     clip_denoised: bool = False
-
-    def __post_init__(self) -> None:
-        self.measurement.linear_operator("ConditionalDenoiser")
-        self.measurement.gaussian_sigma("ConditionalDenoiser")
 
     def denoise(self, x: Tensor, sigma: float, num_steps: int = 2) -> Tensor:
         """D_y(x, sigma), (R, C, H, W), for 1 + num_steps calls; see `condition`."""
@@ -81,23 +82,45 @@ class ConditionalDenoiser:
             num_steps: of conjugate gradients, >= 0.
             before: the steps taken at the level before; where there is none, a secant has the length sigma.
         """
-        operator, sigma_y = self.measurement.linear_operator("x"), self.measurement.gaussian_sigma("x")
+        operator = self.measurement.operator
         denoised = found = self.unconditioned(x, sigma)
-        residual = direction = operator.restrict(self.measurement.y - self.measurement.observed(denoised))
+        clean = self.measurement.observed(denoised)
+        variance = self.measurement.likelihood.variance(clean)
+        residual = direction = operator.restrict(self.measurement.y - clean)
         rho, steps = inner(residual, residual), []
         for number in range(num_steps):
-            u = operator.adjoint(direction)
+            u = operator.vjp(denoised, direction)
             unit = sigma / (inner(u, u) / u[0].numel()).sqrt().clamp_min(1e-12)  # h u then has the length sigma
             h = unit if number >= len(before) else (sigma**2 * before[number]).clamp(SHORTEST * unit, LONGEST * unit)
             moved = (self.unconditioned(x + h * u, sigma) - denoised) / h  # J u
-            applied = sigma_y**2 * direction + sigma**2 * self.measurement.observed(moved)  # M p
-            curvature = torch.maximum(inner(direction, applied), sigma_y**2 * inner(direction, direction))
+            applied = variance * direction + sigma**2 * self.jvp(denoised, clean, moved)  # M p
+            curvature = torch.maximum(inner(direction, applied), inner(direction, variance * direction))
             steps.append(rho / curvature.clamp_min(1e-30))  # J of a network is not quite >= 0
             found = found + sigma**2 * steps[-1] * moved
             residual = residual - steps[-1] * applied
             rho_before, rho = rho, inner(residual, residual)
             direction = residual + rho / rho_before.clamp_min(1e-30) * direction
-        return found + operator.solve(operator.adjoint(residual), (sigma_y / sigma) ** 2), steps
+        return found + self._left(residual, variance, sigma), steps
+
+    def jvp(self, x: Tensor, clean: Tensor, v: Tensor) -> Tensor:
+        """A v; where A is not linear, its Jacobian at x times v, by a short secant from clean = A x."""
+        if isinstance(self.measurement.operator, LinearOperator):
+            return self.measurement.observed(v)
+        h = NEAR / (inner(v, v) / v[0].numel()).sqrt().clamp_min(1e-12)
+        return (self.measurement.observed(x + h * v) - clean) / h
+
+    def _left(self, residual: Tensor, variance: Tensor | float, sigma: float) -> Tensor | float:
+        """Where a residual moves an image if J = I: sigma^2 A^T (V + sigma^2 A A^T)^-1 r; no way if A is not linear."""
+        operator = self.measurement.operator
+        if not isinstance(operator, LinearOperator):
+            return 0.0
+        if isinstance(variance, float):
+            return operator.solve(operator.adjoint(residual), variance / sigma**2)
+
+        def applied(p: Tensor) -> Tensor:
+            return variance * p + sigma**2 * operator.forward(operator.adjoint(p))
+
+        return sigma**2 * operator.adjoint(conjugate_gradients(applied, residual, LEFT_STEPS))
 
 
 @dataclass(frozen=True)
@@ -105,17 +128,16 @@ class ConditionalDescent(Sampler):
     """Samples of p(x | y): a search for the mode, then an ancestral descent, both with the denoiser that is told y.
 
     Source: docs/method.md section 9. Related: Rozet et al., NeurIPS 2024 (the same conditional mean, by backward
-    calls); Zhang et al., "DAPS", 2024 (re-noising). At each level of the search x = D_y + sigma' n, all noise fresh;
-    at its end sigma' is the first level of the descent, which is of second order:
-
-        e = D_y + log(sigma / sigma') / (2 log(sigma_before / sigma)) (D_y - D_y before),    a = (sigma' / sigma)^2
-        x' = a x + (1 - a) e + sigma' sqrt(1 - a) n
-
-    and ends with x0 = (D_y + x) / 2, which has the variance of the posterior where that is well above the last level's.
-    The samples are of p * N(0, sigma_min^2 I), see `ConditionalDenoiser`.
+    calls); Zhang et al., "DAPS", 2024 (re-noising). At each level of the search x = D_y + sigma' n, all noise fresh; at
+    its end sigma' is the first level of the descent. That is reverse diffusion with D_y for D, and ends with
+    x0 = (D_y + x) / 2, which has the variance of the posterior where that is well above the last level's. The samples
+    are of p * N(0, sigma_min^2 I), see `ConditionalDenoiser`.
 
     Args:
-        search, descent: levels above 0.
+        search: levels above 0; None: from 2 to 0.7, as many as `calls` allows.
+        descent: levels above 0.
+        calls: forward calls a sample, at most: the descent takes what it needs (49), the search the rest. More of them
+            put modes in righter shares (docs/conditional.md).
         num_steps: of conjugate gradients in a level, one call each.
         one_step_below: levels of the descent below this take one step.
         step: of the descent.
@@ -123,12 +145,13 @@ class ConditionalDescent(Sampler):
         final_denoising: denoise the samples once more, D(x, sigma_min): pictures to look at or to score, no samples.
 
     Raises:
-        UserError: if a number is out of range; on a call, before any network call, if A is not linear, the noise not
-            Gaussian, or a level outside the prior's range.
+        UserError: if a number is out of range, or `calls` leaves less than two levels for the search; on a call, before
+            any network call, if a level is outside the prior's range.
     """
 
-    search: SigmaSchedule = field(default_factory=lambda: GeometricSigmas(24, 2.0, 0.7))
+    search: SigmaSchedule | None = None
     descent: SigmaSchedule = field(default_factory=lambda: GeometricSigmas(20, 1.0, 0.003))
+    calls: int = 121
     num_steps: int = 2
     one_step_below: float = 0.08
     step: ReverseStep = field(default_factory=SecondOrderAncestral)
@@ -138,11 +161,28 @@ class ConditionalDescent(Sampler):
     def __post_init__(self) -> None:
         whole("ConditionalDescent", "num_steps", self.num_steps, 1, MOST_STEPS)
         real("ConditionalDescent", "one_step_below", self.one_step_below, least=0)
+        whole("ConditionalDescent", "calls", self.calls, 1, MOST_CALLS)
+        self.search_levels()
+
+    def search_levels(self) -> list[float]:
+        """Of the search, falling."""
+        if self.search is not None:
+            return self.search.sigmas()[:-1]
+        spent = sum(1 + self.steps_at(sigma) for sigma in self.descent.sigmas()[:-1])
+        num_levels = (self.calls - spent) // (1 + self.num_steps)
+        if num_levels < 2:
+            least = spent + 2 * (1 + self.num_steps)
+            raise UserError(f"ConditionalDescent: calls must be at least {least} with this descent, got {self.calls}")
+        return GeometricSigmas(num_levels, 2.0, 0.7).sigmas()[:-1]
+
+    def steps_at(self, sigma: float) -> int:
+        """Steps of conjugate gradients in a level of the descent."""
+        return self.num_steps if sigma > self.one_step_below else 1
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         told = ConditionalDenoiser(prior, measurement)
-        *levels, _ = self.search.sigmas()
+        levels = self.search_levels()
         start, *_ = self.descent.sigmas()
         for sigma in (levels[0], start):
             prior.check_range((sigma**2 + prior.sigma_min**2) ** 0.5)
@@ -167,8 +207,7 @@ class ConditionalDescent(Sampler):
         *levels, _ = self.descent.sigmas()
         before = None
         for index, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0]), start=1):
-            num_steps = self.num_steps if sigma > self.one_step_below else 1
-            denoised, steps = told.condition(x, sigma, num_steps, steps)
+            denoised, steps = told.condition(x, sigma, self.steps_at(sigma), steps)
             if sigma_next == 0:
                 x = (denoised + x) / 2
             else:

@@ -93,8 +93,8 @@ def read_command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str
     """Options as settings, each laid over those before it.
 
     ``--config F`` is a file of settings (`config_file`); ``--a.b.c VALUE`` (or ``=VALUE``) one setting;
-    ``--a.b+ VALUE`` one more entry of a list. A value may name a file of settings (`named_file`), or be YAML in
-    brackets.
+    ``--a.b+ VALUE`` one more entry of a list; `SHORT` has other names of settings. A value may name a file of settings
+    (`named_file`), or be YAML in brackets.
 
     Returns:
         The settings, what the command line says itself as `Given`, and the flags that have no value (`FLAGS`).
@@ -117,10 +117,11 @@ def read_command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str
                 raise UserError(f"{value} must be a mapping (key: value), it holds {_told(content)}")
             settings = overlaid(settings, dict(content))
         else:
-            settings = _with(settings, option, value)
+            settings = _with(settings, SHORT.get(option, option), value)
     return settings, flags
 
 
+SHORT = {"--calls": "--model.sampler.calls"}
 FLAGS = {"--allow-local", "--print_config", "--debug"}
 
 

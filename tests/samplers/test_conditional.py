@@ -13,7 +13,7 @@ from benchmarks.judge.command import of_settings
 from benchmarks.judge.problems import chosen, two_modes
 from posterior import Measurement, Streams, UserError, stream
 from posterior.noise import GaussianNoise, PoissonNoise
-from posterior.operators import Dense, MotionBlur, PhaseRetrieval
+from posterior.operators import Dense, MotionBlur, Operator, PhaseRetrieval
 from posterior.priors import GaussianMixturePrior
 from posterior.samplers import ConditionalDenoiser, ConditionalDescent, GeometricSigmas, MixturePosterior
 from posterior.settings import read_settings
@@ -158,10 +158,21 @@ def test_the_shipped_file_is_the_default_and_clips_pictures_only():
     contestant = of_settings("conditional", read_settings(CONFIG))
     assert contestant.made(chosen(["toon-inpainting"])[0]) == ConditionalDescent()
     long = of_settings("long", read_settings(CONFIG.with_name("conditional_long.yaml")))
-    assert long.made(chosen(["ring"])[0]) == ConditionalDescent(GeometricSigmas(120, 2.0, 0.7))
+    assert long.made(chosen(["ring"])[0]) == ConditionalDescent(calls=409)
     settings = read_settings(CONFIG)
     del settings["judge"]
     assert of_settings("x", settings).made(chosen(["ring"])[0]) == ConditionalDescent(clip_search=True)
+
+
+def test_a_budget_of_calls_is_spent_on_the_search():
+    for calls, levels in ((121, 24), (409, 120), (60, 3), (123, 24)):
+        assert len(ConditionalDescent(calls=calls).search_levels()) == levels
+        prior = gaussian()
+        ConditionalDescent(calls=calls)(prior, measured(1), Streams(0, ["a"]))
+        assert prior.cost.forward == 49 + 3 * levels
+    assert ConditionalDescent().search_levels() == GeometricSigmas(24, 2.0, 0.7).sigmas()[:-1]
+    with pytest.raises(UserError, match="calls must be at least 55"):
+        ConditionalDescent(calls=54)
 
 
 def test_a_picture_is_denoised_once_more(pooled):
@@ -175,17 +186,84 @@ def test_a_picture_is_denoised_once_more(pooled):
     assert prior.cost.forward == (121 + 122) * rows
 
 
-@pytest.mark.parametrize("family", [PhaseRetrieval(), MotionBlur(5)])
-def test_problems_that_do_not_fit_are_refused_before_any_call(family):
-    shape = (3, 8, 8)
-    operator = family.realise(shape, [stream(0, "a", -1, "operator")])
-    nonlinear = isinstance(family, PhaseRetrieval)
-    likelihood = GaussianNoise(0.1) if nonlinear else PoissonNoise()
-    measurement = Measurement(torch.zeros(1, *operator.measurement_shape), operator, likelihood)
+def test_levels_outside_the_priors_range_are_refused_before_any_call():
     prior = gaussian()
-    with pytest.raises(UserError, match="linear operator" if nonlinear else "Gaussian noise"):
-        ConditionalDescent()(prior, measurement, Streams(0, ["a"]))
     prior.sigma_max = 2.0
     with pytest.raises(UserError, match="outside"):
-        ConditionalDescent(GeometricSigmas(3, 3.0, 0.5))(prior, measured(1), Streams(0, ["a"]))
+        ConditionalDescent(search=GeometricSigmas(3, 3.0, 0.5))(prior, measured(1), Streams(0, ["a"]))
     assert prior.cost.forward == 0
+
+
+GRID = torch.linspace(-3, 3, 20_001, dtype=torch.float64)
+
+
+def moments(log_density: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of a density on `GRID`."""
+    weights = log_density.softmax(dim=0)
+    mean = (weights * GRID).sum()
+    return float(mean), float((weights * (GRID - mean) ** 2).sum().sqrt())
+
+
+def of_noisy_cubes(y: float, sigma_y: float) -> Tensor:
+    """log p(x | y) without its constant: x ~ N(0, 1), y = x + x^3 / 2 + sigma_y n."""
+    return -(GRID**2) / 2 - (y - GRID - GRID**3 / 2) ** 2 / (2 * sigma_y**2)
+
+
+def of_photons(count: int, likelihood: PoissonNoise) -> Tensor:
+    """The same for x ~ N(0, 0.3^2) and a number of photons."""
+    mean = likelihood.photons * ((GRID + 1) / 2).clamp(1e-9, 1)
+    return -(GRID**2) / (2 * 0.09) + count * mean.log() - mean
+
+
+class Cubed(Operator):
+    """x + x^3 / 2, pixel by pixel."""
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x**3 / 2
+
+
+def test_an_operator_that_is_not_linear(pooled):
+    """Against the posterior on a grid: within 0.2 of its standard deviation; a linear model misses it by 5."""
+    rows = 20_000
+    for y, sigma_y in ((0.3, 0.2), (1.0, 0.5), (2.0, 0.2)):
+        mean, width = moments(of_noisy_cubes(y, sigma_y))
+        measurement = Measurement(torch.full((rows, *POINT), y), Cubed(POINT), GaussianNoise(sigma_y))
+        x = ConditionalDescent()(scalar(), measurement, pooled(rows))
+        assert abs(float(x.mean()) - mean) < 0.2 * width
+        assert float(x.std()) / width == pytest.approx(1, abs=0.06)
+    linear = replace(measurement, operator=Dense(torch.ones(1, 1), POINT))
+    assert float(ConditionalDescent()(scalar(), linear, pooled(rows)).mean()) - mean > 5 * width
+
+
+@pytest.mark.parametrize(("photons", "far"), [(50, 0.12), (200, 0.08)])
+def test_photon_noise_has_the_variance_of_the_picture(pooled, photons, far):
+    """Against the posterior under the law of photon counts, which is the more skewed the fewer they are."""
+    rows, likelihood = 20_000, PoissonNoise(photons / 255)
+    widths = []
+    for count in (photons // 5, 7 * photons // 10):
+        mean, width = moments(of_photons(count, likelihood))
+        y = likelihood.measured(torch.full((rows, *POINT), float(count)))
+        measurement = Measurement(y, Dense(torch.ones(1, 1), POINT), likelihood)
+        x = ConditionalDescent()(scalar(0.09), measurement, pooled(rows))
+        assert abs(float(x.mean()) - mean) < far * width
+        assert float(x.std()) / width == pytest.approx(1, abs=far)
+        widths.append(width)
+    assert widths[1] > 1.15 * widths[0]
+
+
+@pytest.mark.parametrize("family", [PhaseRetrieval(), MotionBlur(5)])
+def test_any_operator_under_any_noise_gives_finite_images(family):
+    shape = (3, 8, 8)
+    operator = family.realise(shape, [stream(0, "a", -1, "operator")])
+    likelihood = GaussianNoise(0.1) if isinstance(family, PhaseRetrieval) else PoissonNoise()
+    prior = GaussianMixturePrior.full(torch.ones(1), torch.zeros(1, *shape), 0.1 * torch.eye(192)[None])
+    truth = prior.sample(1, torch.Generator().manual_seed(0)).clamp(-1, 1)
+    noise = torch.randn(1, *operator.measurement_shape, generator=torch.Generator().manual_seed(1))
+    measurement = Measurement.simulate(truth, operator, likelihood, noise)
+    x = ConditionalDescent()(prior, measurement, Streams(0, ["a"]))
+    assert float(measurement.relative_residual(x)) < 1.5
+    assert prior.cost.forward == 121
