@@ -29,8 +29,8 @@ endef
 demo: .venv/demo
 	$(BIN)/posterior-sampling demo
 
-# Three samplers on three tasks, 16 faces: nine runs, three minutes on two CPU cores.
-DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin $(task)_kinetic)
+# Four samplers on three tasks, 16 faces: twelve runs, four minutes on two CPU cores.
+DEMOS := $(foreach task,$(TASKS),$(task)_dps $(task)_langevin $(task)_kinetic $(task)_conditional)
 
 compare: .venv/demo
 	for demo in $(DEMOS); do $(BIN)/posterior-sampling predict --config configs/demo/$$demo.yaml || exit $$?; done
@@ -43,7 +43,7 @@ lint: .venv/test
 	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; fi
 
 # Two processes of one thread each: two of two threads on two cores slow each other tenfold. A file's tests stay
-# together, as they share what is costly to make, and the longest, benchmarks/, come first.
+# together, as they share what is costly to make; tests/conftest.py has the longest files come first.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 

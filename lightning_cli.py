@@ -100,9 +100,12 @@ class CheckedCLI(LightningCLI):
         self.print_only = print_only
         super().__init__(*args, **kwargs | {"parser_kwargs": {"exit_on_error": False}})
 
+    def _add_instantiators(self) -> None:
+        """None: they hand all settings, written out twice more, to modules that keep hyperparameters; ours do not."""
+
     def before_instantiate_classes(self) -> None:
         if self.print_only:
-            print(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+            print(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
             sys.exit(0)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -164,7 +167,7 @@ class PredictCLI(CheckedCLI):
         if not self.share_prior:
             return super().instantiate_classes()
         self.asked = self.config
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
         prior = settings[self.subcommand]["model"]["prior"]
         key = yaml.safe_dump([prior, file_digests(prior)])
         if key in SHARED_PRIORS:

@@ -12,16 +12,29 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.campaigns.warm import Warm
 from benchmarks.tools.pooled import PooledStreams
 from datamodules import training
 from posterior.priors import GaussianFieldPrior
 from tests import stand_in
-from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
+LONGEST = (
+    *("benchmarks/test_fuzz.py", "benchmarks/test_judge.py", "test_cli.py", "benchmarks/test_faults.py"),
+    *("test_configs.py", "benchmarks/test_matrix.py", "test_resume.py", "benchmarks/test_exact_posterior.py"),
+    *("test_training.py", "test_devices.py", "benchmarks/test_mri.py", "benchmarks/test_toon_benchmarks.py"),
+    *("test_kill.py", "samplers/test_annealed_langevin.py", "test_wheel.py"),
+)
+"""Files that take longest: they come first, so that no process waits long for the other at the end."""
+
 torch.set_num_threads(1)  # a core each for two workers: threads that wait for one another spin
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +43,9 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm(root: Path) -> Iterator[Warm]:
+def warm() -> Iterator[Warm]:
     """Runs commands in processes of their own that need not import everything again."""
-    process = Warm(root)
+    process = Warm()
     yield process
     process.end()
 

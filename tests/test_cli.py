@@ -466,7 +466,7 @@ def test_a_writer_never_holds_more_than_a_few_batches(run, monkeypatch):
     slow, ahead = files.write_whole, []
 
     def write(path, content):
-        time.sleep(0.05)
+        time.sleep(0.02)
         slow(path, content)
 
     monkeypatch.setattr("posterior.callbacks.results.write_whole", write)

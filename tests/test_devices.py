@@ -80,6 +80,12 @@ def network(device: FakeDevice, channels=3):
     return device.module(DiffusionPrior(unet))
 
 
+def few_layers(device: FakeDevice):
+    """For what is about the sampler: the first two run all of `network`, forward and backward."""
+    unet = UNet(SIDE, num_channels=32, num_res_blocks=1, channel_mult=(1,), attention_resolutions=())
+    return device.module(DiffusionPrior(unet))
+
+
 def gaussian_prior(device, field):
     return device.module(field)
 
@@ -111,35 +117,41 @@ SAMPLERS = {
         {"finite?": 1, "random keys": 2},
     ),
     "DPS": (lambda n: DPS(RespacedSigmas(n)), network, BLUR, {"finite?": 1, "random keys": 2}),
-    "DPS, photons": (lambda n: DPS(RespacedSigmas(n)), network, BLUR, {"finite?": 1, "random keys": 2}, PoissonNoise()),
-    "DPSPlus": (lambda n: DPSPlus(RespacedSigmas(n)), network, BLUR, {"finite?": 1, "random keys": 3}),
+    "DPS, photons": (
+        lambda n: DPS(RespacedSigmas(n)),
+        few_layers,
+        BLUR,
+        {"finite?": 1, "random keys": 2},
+        PoissonNoise(),
+    ),
+    "DPSPlus": (lambda n: DPSPlus(RespacedSigmas(n)), few_layers, BLUR, {"finite?": 1, "random keys": 3}),
     "Projection": (
         lambda n: Projection(RespacedSigmas(n)),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 1, "random keys": 3, "operator norm": 2},
     ),
     "MCG": (
         lambda n: MCG(RespacedSigmas(n)),
-        network,
+        few_layers,
         RandomInpainting(),
         {"finite?": 1, "random keys": 3, "operator norm": 2},
     ),
     "ProximalDenoising": (
         lambda n: ProximalDenoising(RespacedSigmas(n), covariance="jacobian"),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 1, "random keys": 2, "operator basis": 1},
     ),
     "ProximalDenoising, no basis": (
         lambda n: ProximalDenoising(RespacedSigmas(n)),
-        network,
+        few_layers,
         MotionBlur(5),
         {"finite?": 1, "random keys": 2},
     ),
     "ConditionalDescent": (
         lambda n: ConditionalDescent(GeometricSigmas(n, 3.0, 0.5), GeometricSigmas(n, 1.0, 0.003)),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 2, "random keys": 3, "operator basis": 1},
     ),
@@ -153,7 +165,7 @@ SAMPLERS = {
             score_sigma=0.1,
             **WARM,
         ),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 4, "random keys": 6, "operator basis": 1},
     ),
@@ -161,7 +173,7 @@ SAMPLERS = {
         lambda n: AnnealedLangevin(
             1e-5, reverse=ReverseDiffusion(RespacedSigmas(n)), schedule=PublishedAnnealing(num_levels=n)
         ),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 2, "random keys": 4},
         PoissonNoise(),
@@ -170,7 +182,7 @@ SAMPLERS = {
         lambda n: KineticLangevin(
             reverse=None, schedule=GeometricAnnealing(n), score_sigma=0.1, score_sigma_top=0.3, ending=ENDING, **WARM
         ),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 3, "random keys": 6, "operator norm": 1, "operator basis": 1},
     ),
@@ -178,12 +190,12 @@ SAMPLERS = {
         lambda n: KineticLangevin(
             reverse=ReverseDiffusion(RespacedSigmas(n)), schedule=PublishedAnnealing(num_levels=n), score_sigma=0.1
         ),
-        network,
+        few_layers,
         BLUR,
         {"finite?": 2, "random keys": 5, "operator norm": 1},
         PoissonNoise(),
     ),
-    "Lasso": (lambda n: Lasso(num_steps=n), network, BLUR, {"finite?": 1, "operator norm": 1, "wavelets": 2}),
+    "Lasso": (lambda n: Lasso(num_steps=n), few_layers, BLUR, {"finite?": 1, "operator norm": 1, "wavelets": 2}),
     "ExactGaussian": (
         lambda n: ExactGaussian(),
         "field",

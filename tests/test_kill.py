@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from benchmarks.__main__ import run as command
+from benchmarks.campaigns.forked import Forked
+from benchmarks.campaigns.warm import Warm
 from lightning_cli import main
 from posterior import files
 from posterior.results import Journal
@@ -35,19 +37,26 @@ def values(output: Path) -> dict[str, dict[str, dict[str, float]]]:
     return {kind: {k: v for k, v in means.items() if k != "seconds"} for kind, means in metrics.items()}
 
 
-def started(root: Path, folder: Path, ids: list[str], num_levels: int) -> tuple[subprocess.Popen[bytes], Path, dict]:
-    """Two processes at work on images, their run's configuration, and what it changes."""
+def started(
+    root: Path, folder: Path, ids: list[str], num_levels: int, warm: Warm | None = None
+) -> tuple[subprocess.Popen[bytes] | Forked, Path, dict]:
+    """Two processes at work on images (forked, or two interpreters), their run's configuration, and what it changes."""
     images = write_images(folder / "images", ids)
     changes = {"model__sampler__init_args__schedule__init_args": {"growth": 0.02, "num_levels": num_levels}}
     config = write_config(folder / "config.yaml", images, folder / "killed", **changes)
-    command = [sys.executable, "lightning_cli.py", "predict", "--config", str(config)]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = ["lightning_cli.py", "predict", "--config", str(config), "--trainer.devices", "2"]
+    command += ["--trainer.strategy", "ddp"]
+    if warm is not None:
+        return warm.start(command, root, Path(os.devnull), Path(os.devnull)), config, changes
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=root, start_new_session=True, **quiet), config, changes
+    return subprocess.Popen([sys.executable, *command], cwd=root, start_new_session=True, **quiet), config, changes
 
 
-def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_undisturbed_run_gives(root, tmp_path):
-    process, config, changes = started(root, tmp_path, [f"{folder}/{n}" for folder in "ab" for n in range(6)], 300)
+def test_two_processes_killed_in_the_middle_and_one_that_goes_on_give_what_an_undisturbed_run_gives(
+    root, warm, tmp_path
+):
+    ids = [f"{folder}/{n}" for folder in "ab" for n in range(6)]
+    process, config, changes = started(root, tmp_path, ids, 300, warm)
     begun = time.monotonic()
     while recorded(tmp_path / "killed") < 3:
         assert process.poll() is None, "the run has ended before it could be killed"

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.campaigns.forked import Forked
 from benchmarks.campaigns.fuzz_bases import bases, pictures
 from benchmarks.campaigns.mutations import dumped
 from benchmarks.campaigns.processes import MARK, contents, kill, left_after, living
+from benchmarks.campaigns.warm import Warm
 from posterior.errors import UserError
 from posterior.files import write_whole
 
@@ -46,6 +48,8 @@ UNTOUCHED = {"SIGSTOP", "reader gone", "no stdout"}
 """Those that a run may outlive."""
 CLOSED = -100
 """In place of a descriptor: none is open."""
+Process = subprocess.Popen[bytes] | Forked
+"""The first one of a run."""
 PROGRESS = ("resuming: ", "Seed set to ", "Initializing distributed: ")
 
 SHIM = '''"""No space below a folder once it holds so many bytes: for machines on which nothing can be mounted."""
@@ -102,6 +106,7 @@ def faults(
     kinds: list[str] | None = None,
     earliest: float = 0.0,
     latest: float = 1.0,
+    forked: list[int] | None = None,
 ) -> None:
     """Disturb small runs of `predict` at random moments; then the same command has to finish them.
 
@@ -114,6 +119,9 @@ def faults(
         output: folder of the report.
         kinds: number of processes and disturbance, e.g. "2 kill second"; None: all.
         earliest, latest: moments, as fractions of the time that an undisturbed run takes, start-up included.
+        forked: numbers of processes of which also the runs that are disturbed are forked from one that has imported
+            everything, so that no moment lies in the imports; the runs that finish them are so always. A disturbance
+            that wants an interpreter of its own (no stdout, for one) gets one.
 
     Raises:
         UserError: if there are bad cases, an undisturbed run fails, or a kind is unknown.
@@ -128,22 +136,25 @@ def faults(
     if known["seed"] != seed:
         raise UserError(f"{path} is of seed {known['seed']}: choose another output, or delete it")
     found = {(case["kind"], case["number"]): case for case in known["cases"]}
-    work = Path(tempfile.mkdtemp(prefix="faults-"))
+    work, warm = Path(tempfile.mkdtemp(prefix="faults-")), Warm()
     try:
         command = [sys.executable, "-c", "import matplotlib.font_manager"]  # which keeps a list of fonts
         subprocess.run(command, env=os.environ | {"MPLCONFIGDIR": str(work / "fonts")}, check=True)
-        references = {count: Reference.made(work, count) for count in sorted({int(kind[0]) for kind in chosen})}
+        first = {count: warm if count in (forked or []) else None for count in {int(kind[0]) for kind in chosen}}
+        references = {count: Reference.made(work, count, first[count]) for count in sorted(first)}
         for number in range(moments):
             for kind in chosen:
                 if (kind, number) in found:
                     continue
                 fraction = random.Random(f"{seed}/{kind}/{number}").uniform(earliest, latest)
-                verdict = disturbed(work / "case", number, kind, fraction, references[int(kind[0])])
+                count = int(kind[0])
+                verdict = disturbed(work / "case", number, kind, fraction, references[count], first[count], warm)
                 found[kind, number] = asdict(verdict)
                 write_whole(path, (json.dumps({"seed": seed, "cases": list(found.values())}, indent=1) + "\n").encode())
                 told = ", ".join(verdict.problems) or "in order"
                 print(f"{kind}, after {verdict.moment:.2f} s: {told}", file=sys.stderr, flush=True)
     finally:
+        warm.end()
         shutil.rmtree(work, ignore_errors=True)
     bad = [case for case in found.values() if case["problems"]]
     for kind in KINDS:
@@ -188,12 +199,18 @@ class Run:
         return f"{os.getpid()}-{self.folder}"
 
     def command(self) -> list[str]:
-        """As one types it."""
-        command = [sys.executable, str(ROOT / "lightning_cli.py"), "predict", "--config", "config.yaml"]
+        """As one types it, after the interpreter."""
+        command = [str(ROOT / "lightning_cli.py"), "predict", "--config", "config.yaml"]
         return command + (["--trainer.devices", "2", "--trainer.strategy", "ddp"] if self.count > 1 else [])
 
-    def start(self, stdout: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own; stderr goes into a file beside the folder."""
+    def start(self, warm: Warm | None = None, stdout: int | None = None, **environment: str) -> Process:
+        """Start it in a session of its own; stderr goes into a file beside the folder.
+
+        Args:
+            warm: forks it, if nothing below is given; None: an interpreter is started.
+            stdout: a descriptor, or `CLOSED`; None: what it says is dropped.
+            environment: what it needs beyond a run's own.
+        """
         own = {"HOME": "home", "TMPDIR": "tmp", "TORCH_HOME": "home/torch"}
         environ = os.environ | {name: str(self.folder / inner) for name, inner in own.items()} | environment
         environ |= {
@@ -202,7 +219,9 @@ class Run:
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        command, out = self.command(), subprocess.DEVNULL if stdout is None else stdout
+        if warm is not None and stdout is None and not environment:
+            return warm.start(self.command(), self.folder, Path(os.devnull), self.stderr, environ)
+        command, out = [sys.executable, *self.command()], subprocess.DEVNULL if stdout is None else stdout
         if stdout == CLOSED:
             command, out = ["sh", "-c", 'exec "$@" >&-', "sh", *command], subprocess.DEVNULL
         with self.stderr.open("wb") as file:
@@ -239,15 +258,15 @@ class Reference:
     size: int
 
     @classmethod
-    def made(cls, work: Path, count: int) -> Reference:
-        """Run it.
+    def made(cls, work: Path, count: int, warm: Warm | None) -> Reference:
+        """Run it, by `Run.start`.
 
         Raises:
             UserError: if it fails.
         """
         run = Run.prepared(work / f"undisturbed{count}", count)
-        begun = time.monotonic()
-        if run.start().wait(timeout=600) != 0:
+        process, begun = run.start(warm), time.monotonic()
+        if process.wait(timeout=600) != 0:
             raise UserError(f"faults: the undisturbed run of {count} processes fails: {' '.join(run.said())}")
         seconds = time.monotonic() - begun
         size = sum(path.stat().st_blocks * 512 for path in (run.folder / "out").rglob("*") if path.is_file())
@@ -268,8 +287,10 @@ def numbers(output: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return samples, means | {"images": content["images"], "failed": len(content["failed"])}
 
 
-def disturbed(folder: Path, number: int, kind: str, fraction: float, reference: Reference) -> Verdict:
-    """Start a run, disturb it, look at what is left, and start it again."""
+def disturbed(
+    folder: Path, number: int, kind: str, fraction: float, reference: Reference, first: Warm | None, again: Warm
+) -> Verdict:
+    """Start a run (by ``first``), disturb it, look at what is left, and start it again."""
     fault = kind[2:]
     run = Run.prepared(folder, int(kind[0]))
     before = contents(folder)
@@ -278,7 +299,7 @@ def disturbed(folder: Path, number: int, kind: str, fraction: float, reference: 
     with small_disk(folder / "out", size) as room:
         reading, writing = os.pipe() if fault == "reader gone" else (-1, -1)
         stdout = {"reader gone": writing, "no stdout": CLOSED}.get(fault)
-        process = run.start(stdout, **room)
+        process = run.start(first, stdout, **room)
         if writing >= 0:
             os.close(writing)
         try:
@@ -290,7 +311,7 @@ def disturbed(folder: Path, number: int, kind: str, fraction: float, reference: 
             said = run.said()
             make_room(folder / "out")
             judge_end(verdict, fault, said)
-            verdict.again = run.start().wait(timeout=PATIENCE + 10 * reference.seconds)
+            verdict.again = run.start(again).wait(timeout=PATIENCE + 10 * reference.seconds)
         except subprocess.TimeoutExpired:
             verdict.problems.append("again: hangs")
         finally:
@@ -300,7 +321,7 @@ def disturbed(folder: Path, number: int, kind: str, fraction: float, reference: 
     return verdict
 
 
-def disturb(run: Run, process: subprocess.Popen[bytes], fault: str, verdict: Verdict, reading: int) -> None:
+def disturb(run: Run, process: Process, fault: str, verdict: Verdict, reading: int) -> None:
     """Wait for the moment and do it."""
     ended = time.monotonic() + verdict.moment
     while time.monotonic() < ended and process.poll() is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import math
 import os
@@ -37,6 +38,7 @@ from benchmarks.campaigns.mutations import (
     strange_files,
 )
 from benchmarks.campaigns.processes import contents
+from posterior.settings import conformed
 
 ROOT = Path(__file__).parents[2]
 FIRST = {"config": 0, "file": 1_000_000, "matrix": 2_000_000}
@@ -150,6 +152,9 @@ class Campaign:
             for module in listed.read_text().split():
                 with contextlib.suppress(Exception):
                     importlib.import_module(module)
+        for name in names:
+            if self.bases[name].command == "predict":
+                know_settings(self.bases[name].config)
 
     def _base_task(self, number: int, name: str, again: bool) -> Task:
         base, folder = self.bases[name], self.work / name / "tree"
@@ -360,6 +365,15 @@ def run(command: list[str]) -> None:
     else:
         sys.argv = [str(ROOT / "lightning_cli.py"), *command]  # with which Lightning starts other processes
         lightning_cli.main(command)
+
+
+def know_settings(config: dict[str, Any]) -> None:
+    """Read settings of `predict` as a run does, so that the parsers of their classes are there for all cases."""
+    lightning_cli.quiet()
+    cli, options, parts = lightning_cli.COMMANDS["predict"]
+    asked = {"subcommand": "predict", "predict": conformed(config, parts)}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli(**options(lightning_cli.RunStarted()), args=asked, print_only=True, auto_configure_optimizers=False)
 
 
 def at_work(output: Path, pid: int) -> bool:

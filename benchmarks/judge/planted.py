@@ -5,6 +5,7 @@ python -m benchmarks judge-the-judge
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ class Planted(Sampler):
             rng = Streams(rng.seed, [image_id for image_id, _ in rng.rows])
         if self.shared_by_images:
             rng = Streams(rng.seed, [f"sample {sample}" for _, sample in rng.rows])
-        noise = rng.randn("planted", measurement.image_shape)
-        right = rng.rand_like("mode", noise[..., :1]) <= self.share
+        noise, uniform = _drawn(rng.seed, tuple(rng.rows), rng.device)
+        right = uniform <= self.share
         mean, std = torch.zeros_like(noise), torch.full_like(noise, WIDTH)
         if not self.ignores_y:
             variance = 1 / (WIDTH**-2 + (self.noise_ratio * SIGMA_Y) ** -2)
@@ -81,6 +82,15 @@ class Planted(Sampler):
         for place in self.shifted:
             moved[..., place] += self.shift * std[..., place]
         return mean + moved
+
+
+@functools.lru_cache(maxsize=64)  # more than the calls of a sampler with one seed: the others ask for the same
+def _drawn(seed: int, rows: tuple[tuple[str, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Standard normal numbers of each row, (B, 1, 1, NUMBERS), and a uniform one, (B, 1, 1, 1)."""
+    rng = Streams(seed, [], device=device)
+    rng.rows = list(rows)
+    noise = rng.randn("planted", (1, 1, NUMBERS))
+    return noise, rng.rand_like("mode", noise[..., :1])
 
 
 PLANTED: dict[str, Planted] = {

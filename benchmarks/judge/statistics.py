@@ -154,13 +154,14 @@ class Pooled:
         flat = self.x.flatten(1)
         flat = (flat - flat.mean(dim=0)).float()
         lengths = flat.square().sum(dim=1)
-        squares = (lengths[:, None] + lengths - 2 * flat @ flat.mT).clamp_min(0)
-        kernel = torch.exp(-0.5 * squares / squares.mean().clamp_min(1e-300)).fill_diagonal_(0)
+        squares = (lengths[:, None] + lengths).sub_(2 * flat @ flat.mT).clamp_min_(0)
+        width = squares.mean().clamp_min(1e-300)
+        kernel = squares.mul_(-0.5).div_(width).exp_().fill_diagonal_(0)  # in place: making large tensors takes long
         first = self.first[:, : 1 + OF_KERNELS]
         toward = (kernel @ first.float()).double()
         one = (first * toward).sum(dim=0)
         between = toward.sum(dim=0) - one
-        other = kernel.double().sum() - one - 2 * between
+        other = kernel.sum(dtype=torch.float64) - one - 2 * between
         n, e = self.count, len(flat) - self.count
         return one / (n * (n - 1)) + other / (e * (e - 1)) - 2 * between / (n * e)
 
@@ -513,23 +514,30 @@ def rank_tests(ranks: dict[str, np.ndarray], num_samples: int) -> list[Finding]:
     found = []
     for name, values in ranks.items():
         difference, p = uniformity(values, num_samples)
-        rng = np.random.default_rng(0)
-        again = [_largest(values[rng.integers(len(values), size=len(values))], num_samples) for _ in range(200)]
-        low, high = np.quantile(again, [0.025, 0.975])
+        low, high = np.quantile(_largest(values[_resampled(len(values))], num_samples), [0.025, 0.975])
         normal = (values + 0.5) / (num_samples + 1)
         more = {"mean rank": float(normal.mean()), "spread": float(normal.std() * 12**0.5)}
         found.append(Finding(f"rank of {name}", "rank", name, difference, float(low), float(high), p, more))
     return found
 
 
+@functools.lru_cache(maxsize=8)
+def _resampled(pairs: int, sets: int = 200) -> np.ndarray:
+    """Pairs with replacement, for intervals by the bootstrap: (sets, pairs)."""
+    return np.random.default_rng(0).integers(pairs, size=(sets, pairs))
+
+
 def _counts(ranks: np.ndarray, num_samples: int) -> np.ndarray:
-    """How many ranks are at most 0, 1, ..., K - 1."""
-    return np.cumsum(np.bincount(ranks, minlength=num_samples + 1), axis=-1)[:num_samples]
+    """How many ranks of each set are at most 0, 1, ..., K - 1: (S, P) -> (S, K)."""
+    sets, bins = len(ranks), num_samples + 1
+    counts = np.bincount((ranks + bins * np.arange(sets)[:, None]).ravel(), minlength=bins * sets)
+    return np.cumsum(counts.reshape(sets, bins), axis=1)[:, :num_samples]
 
 
-def _largest(ranks: np.ndarray, num_samples: int) -> float:
+def _largest(ranks: np.ndarray, num_samples: int) -> np.ndarray:
+    """Largest difference of the distribution function of each set of ranks from the uniform one: (S, P) -> (S,)."""
     grid = np.arange(1, num_samples + 1) / (num_samples + 1)
-    return float(np.abs(_counts(ranks, num_samples) / len(ranks) - grid).max())
+    return np.abs(_counts(ranks, num_samples) / ranks.shape[1] - grid).max(axis=1)
 
 
 def uniformity(ranks: np.ndarray, num_samples: int) -> tuple[float, float]:
@@ -538,21 +546,26 @@ def uniformity(ranks: np.ndarray, num_samples: int) -> tuple[float, float]:
     The statistic is the least of the pointwise binomial p-values; its distribution is simulated, and beyond the
     simulation bounded by their number (Bonferroni).
     """
-    least = float(_pointwise(_counts(ranks, num_samples)[None], len(ranks), num_samples)[0])
+    least = float(_pointwise(_counts(ranks[None], num_samples), len(ranks), num_samples)[0])
     null = _simulated(len(ranks), num_samples)
     p = (1 + float(np.searchsorted(null, least * (1 + 1e-9), side="right"))) / (1 + len(null))
     if p <= 5 / len(null):
         p = min(p, num_samples * least)
-    return _largest(ranks, num_samples), min(p, 1.0)
+    return float(_largest(ranks[None], num_samples)[0]), min(p, 1.0)
 
 
 def _pointwise(counts: np.ndarray, pairs: int, num_samples: int) -> np.ndarray:
     """Least two-sided binomial p-value over the grid, for counts (S, K)."""
+    return _two_sided(pairs, num_samples)[counts, np.arange(num_samples)].min(axis=1)
+
+
+@functools.lru_cache(maxsize=32)
+def _two_sided(pairs: int, num_samples: int) -> np.ndarray:
+    """Two-sided binomial p-values of all counts at the points of the grid: (P + 1, K)."""
     grid = np.arange(1, num_samples + 1) / (num_samples + 1)
-    table = np.arange(pairs + 1)[:, None]
-    lower, upper = scipy.stats.binom.cdf(table, pairs, grid), scipy.stats.binom.sf(table - 1, pairs, grid)
-    both = np.minimum(1.0, 2 * np.minimum(lower, upper))
-    return both[counts, np.arange(num_samples)].min(axis=1)
+    counts = np.arange(pairs + 1)[:, None]
+    lower, upper = scipy.stats.binom.cdf(counts, pairs, grid), scipy.stats.binom.sf(counts - 1, pairs, grid)
+    return np.minimum(1.0, 2 * np.minimum(lower, upper))
 
 
 @functools.lru_cache(maxsize=32)

@@ -22,7 +22,7 @@ TASKS = {
     "random_inpainting": "random inpainting",
     "gaussian_deblurring": "Gaussian deblurring",
 }
-SAMPLERS = {"kinetic": "kinetic Langevin", "dps": "DPS"}
+SAMPLERS = {"conditional": "conditional", "dps": "DPS"}
 
 
 def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> None:

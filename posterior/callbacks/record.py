@@ -79,12 +79,16 @@ class KeepConfig(SaveConfigCallback):
         if problem:
             raise UserError(problem)
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+            logger.log_hyperparams(yaml.safe_load(self.settings()))
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning only notes a SIGTERM and goes on predicting; a run can be killed at any moment, so let it die
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def settings(self) -> str:
+        """All settings as YAML; they were checked when they were read."""
+        return str(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
 
     def has_started(self) -> bool:
         """Whether the folder holds something that a resumed run, of either command, would go on from."""
@@ -92,7 +96,7 @@ class KeepConfig(SaveConfigCallback):
 
     def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         """Write the files; or one line that says why this run does not belong into its folder."""
-        path, text = self.folder / "config.yaml", self.parser.dump(self.config, skip_none=False)
+        path, text = self.folder / "config.yaml", self.settings()
         settings, record = yaml.safe_load(text), self.folder / RECORD
         now = self.record(settings, trainer, pl_module)
         if self.has_started():

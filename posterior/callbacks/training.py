@@ -44,7 +44,8 @@ def read_losses(path: Path, columns: list[str]) -> list[dict[str, float]]:
 
 def draw_losses(rows: list[dict[str, float]], path: Path) -> None:
     """The columns of losses.csv against images seen: losses, and the error of x0 by noise level."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4))  # with fixed margins: to fit them, all labels would be laid out once more
+    figure.subplots_adjust(left=0.075, right=0.87, bottom=0.13, top=0.92, wspace=0.5)
     losses, errors = figure.subplots(1, 2)
     for name in list(rows[-1])[4:]:
         axes = errors if name.startswith("rmse") else losses

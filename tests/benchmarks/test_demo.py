@@ -18,12 +18,15 @@ def small(tmp_path, monkeypatch):
     """The demo's matrix with few steps, started in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    schedules = {"kinetic": {"num_levels": 5}, "dps": {"respacing": 5}}
-    samplers = {
-        name: {"model": {"sampler": {"init_args": {"schedule": {"init_args": few}}}}} for name, few in schedules.items()
+    levels = {"num_levels": 3, "top": 1.0, "bottom": 0.1}
+    few = {
+        "conditional": {
+            "calls": 15,
+            "descent": {"class_path": "posterior.samplers.GeometricSigmas", "init_args": levels},
+        },
+        "dps": {"schedule": {"init_args": {"respacing": 5}}},
     }
-    warm = {"schedule": {"init_args": {"num_levels": 3}}}
-    samplers["kinetic"]["model"]["sampler"]["init_args"]["warm_start"] = {"init_args": warm}
+    samplers = {name: {"model": {"sampler": {"init_args": settings}}} for name, settings in few.items()}
     path = tmp_path / "demo.yaml"
     shared = {"trainer": {"accelerator": "cpu"}}
     path.write_text(yaml.safe_dump({"from": str(module.CONFIG), "shared": shared, "samplers": samplers}))
@@ -36,7 +39,7 @@ def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
     assert lines[-1] == f"grid: {tmp_path / 'out' / 'grid.png'}"
     table = lines[lines.index("2 held-out faces, means ± standard errors over them:") :]
     assert len(table) <= 10
-    assert [line.split("|")[2].strip() for line in table[3:7]] == ["kinetic Langevin", "DPS", *["kinetic Langevin"] * 2]
+    assert [line.split("|")[2].strip() for line in table[3:7]] == ["conditional", "DPS", *["conditional"] * 2]
     with Image.open(tmp_path / "out" / "grid.png") as picture:
         assert picture.width > 8 * 96  # measurement, four samples, mean, std, truth
         assert picture.height > 4 * 96
@@ -47,10 +50,10 @@ def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
 def test_the_demo_shows_the_recommended_sampler_on_every_task():
     found = [(cell.task, cell.sampler) for cell in cells(read_matrix(module.CONFIG, smoke=False))]
     assert found == [
-        ("super_resolution", "kinetic"),
+        ("super_resolution", "conditional"),
         ("super_resolution", "dps"),
-        ("random_inpainting", "kinetic"),
-        ("gaussian_deblurring", "kinetic"),
+        ("random_inpainting", "conditional"),
+        ("gaussian_deblurring", "conditional"),
     ]
 
 

@@ -13,12 +13,13 @@ from benchmarks.campaigns.faults import faults
 from benchmarks.campaigns.processes import MARK, contents, left_after, living
 
 SEED = 7
-"""With it the moments are: well within the run for a single process, and its start-up for the second of two."""
+"""With it the moments are: in the middle of the run for a single process, and in its start-up for the second of two."""
 
 
 def test_a_run_that_is_disturbed_is_finished_by_the_same_command(tmp_path, capsys):
+    """The first start of two processes is that of two interpreters; the others are forked, as are all second starts."""
     kinds = ["1 kill first", "1 SIGINT", "2 kill second", "1 full disk"]
-    faults(moments=1, seed=SEED, output=tmp_path, kinds=kinds)
+    faults(moments=1, seed=SEED, output=tmp_path, kinds=kinds, latest=0.6, forked=[1])
     assert capsys.readouterr().out.count("all in order") == len(kinds)
 
 
