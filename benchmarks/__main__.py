@@ -39,7 +39,6 @@ COMMANDS = {
 
 BENCHMARKS = {
     "annealing": ("benchmarks.truth.annealing:annealing", "why the measurement noise is annealed"),
-    "calibration": ("benchmarks.truth.calibration:calibration", "do intervals cover the truth as often as they say?"),
     "exact-posterior": ("benchmarks.truth.exact_posterior:exact_posterior", "samplers against exact posterior samples"),
     "fairness": ("benchmarks.truth.fairness:fairness", "do skin tones keep the posterior's proportions?"),
     "gaussian-field": ("benchmarks.truth.gaussian_field:gaussian_field", "annealed Langevin under a Gaussian field"),
@@ -64,6 +63,9 @@ BENCHMARKS = {
     "recipe-weights": ("benchmarks.tools.recipe:recipe_weights", "reproducible weights for a network of any size"),
 }
 """The numbers that the documents show, by the room of `benchmarks/` that they stand in."""
+
+RENAMED = {"calibration": "judge (exact posteriors) and of calibrate (any prior)"}
+"""Commands of version 0.2.0 that are no more -> what they are part of."""
 
 
 def by_room() -> str:
@@ -139,6 +141,8 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or [""]
     if name not in COMMANDS | BENCHMARKS:
         told = f"there is no command {name!r}" if name else "no command"
+        if name in RENAMED:
+            told = f"{name} is part of {RENAMED[name]} now"
         print(f"error: {told}: posterior-sampling --help lists them", file=sys.stderr)
         sys.exit(2)
     if name in ("predict", "fit", "check"):

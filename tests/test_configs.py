@@ -22,7 +22,7 @@ from posterior.settings import conformed, read_settings
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
 TRAINING = sorted((CONFIGS / "train").glob("*.yaml"))
-ELSEWHERE = {"benchmark", "data", "problem", "task"}  # tests/benchmarks runs them
+ELSEWHERE = {"benchmark", "data", "faces", "problem", "science", "task", "truth"}  # tests/benchmarks runs them
 EXPERIMENTS = sorted(
     path
     for path in CONFIGS.rglob("*.yaml")
@@ -59,7 +59,7 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
     ],
     "dps": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--data.init_args.num_workers", "0"],
     "mri": [*FEW_LEVELS, "--model.num_samples", "2"],
-    "recorded": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3"],
+    "recorded": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--model.num_samples", "2"],
     "toon32_mixture": ["--model.num_samples", "2"],
     "ffhq256_gaussian": ["--model.num_samples", "2", "--data.init_args.size", "64"],
 }

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,34 +15,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from benchmarks.faces.step_size import ANCHOR_SIGMA, SIGMA_Y, TASKS, measured_faces
-from benchmarks.tools.tables import interval, read_rows, write_rows
+from benchmarks.faces.step_size import SAMPLERS, SIGMA_Y, TASKS, measured_faces
+from benchmarks.tools.measuring import drawn, face_metrics, measured
+from benchmarks.tools.tables import interval, read_rows, spelt, write_rows
+from benchmarks.tools.tuning import read_samplers
 from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.metrics import L2, LPIPS, Residual
+from posterior.metrics import ImageMetric
 from posterior.operators import LinearOperator
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
-from posterior.samplers import (
-    DPS,
-    AnnealedLangevin,
-    AnnealedSampler,
-    GeometricAnnealing,
-    GeometricSigmas,
-    KineticLangevin,
-    ListedSigmas,
-    ProximalDenoising,
-    PublishedAnnealing,
-    RespacedSigmas,
-    ReverseDiffusion,
-    Sampler,
-)
+from posterior.samplers import AnnealedSampler, Sampler
 from posterior.shipped import CONFIGS
-
-START_SIGMA = 0.2085
-"""Noise level at diffusion time t = 60, where the proximal start hands over to the chain."""
-SCORE_SIGMA = 0.0632
-"""The same at t = 15, where the chain ends."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +101,7 @@ def cost(
     Raises:
         UserError: if LPIPS has no weights, no method has such a name, or DPS is neither run nor in the table.
     """
-    lpips = LPIPS("alex", upsample=2)
-    if lpips.unavailable:
-        raise UserError(lpips.unavailable)
+    metrics = face_metrics()
     output.mkdir(parents=True, exist_ok=True)
     prior.requires_grad_(False)
     known = {(row.method, row.task, row.face): row for row in read_rows(table, Row)}
@@ -134,7 +114,7 @@ def cost(
         assert batch.measurement is not None
         assert batch.truth is not None
         work = _Work(prior, batch.measurement, batch.truth, batch.ids, batch.seed, output / _slug(task), batch_size)
-        work.methods = methods(prior, batch.measurement, scale, dps_steps, num_levels, budgets)
+        work.methods = methods(scale, dps_steps, num_levels, budgets)
         for name in work.methods:
             if only and not name.startswith(tuple(only)):
                 continue
@@ -145,7 +125,7 @@ def cost(
                 if row is None or (row.case, row.key) != own or row.samples < wanted:
                     end = mean_faces if index < mean_faces else len(batch.ids)
                     work.draw(name, wanted, range(index, min(end, len(batch.ids))))
-                    known[name, task, face] = work.row(name, task, index, wanted, lpips)
+                    known[name, task, face] = work.row(name, task, index, wanted, metrics)
             write_rows(table, [known[place] for place in sorted(known)])
         cases = {face: work.case(index) for index, face in enumerate(batch.ids)}
         shown += [row for row in known.values() if row.task == task and cases.get(row.face) == row.case]
@@ -158,56 +138,19 @@ def cost(
     return shown
 
 
-def methods(
-    prior: DiffusionPrior,
-    measurement: Measurement,
-    scale: float,
-    dps_steps: int,
-    num_levels: int,
-    budgets: Sequence[int],
-) -> dict[str, Method]:
+def methods(scale: float, dps_steps: int, num_levels: int, budgets: Sequence[int]) -> dict[str, Method]:
     """By name. "paper": the published composition. "smoothed": the same, its score read at 0.08, one denoising step."""
-    norm = measurement.linear_operator("cost").norm_bound()
-    once = ReverseDiffusion(ListedSigmas([0.0]))
-    dps = f"DPS {dps_steps}"
-    paper = AnnealedLangevin(
-        5e-6,
-        schedule=PublishedAnnealing(9 / num_levels, num_levels),
-        reverse=ReverseDiffusion(RespacedSigmas(dps_steps, prior.noise_schedule), clip_denoised=True),
-        anchor_sigma=ANCHOR_SIGMA,
-        clip=True,
-    )
-    smoothed = AnnealedLangevin(
-        1e-3,
-        schedule=paper.schedule,
-        reverse=paper.reverse,
-        anchor_sigma=ANCHOR_SIGMA,
-        score_sigma=0.08,
-        ending=once,
-        clip=True,
-    )
-    found = {
-        dps: Method(DPS(RespacedSigmas(dps_steps, prior.noise_schedule), scale=scale)),
-        f"paper {num_levels}": Method(paper, dps),
-        f"smoothed {num_levels}": Method(smoothed, dps),
-    }
+    blanks = {"STEPS": dps_steps, "SCALE": scale, "NUM_LEVELS": num_levels, "GROWTH": 9 / num_levels}
+    baseline = f"DPS {dps_steps}"
+    found = {baseline: Method(read_samplers(SAMPLERS, "dps", blanks)["DPS"])}
+    for name, sampler in read_samplers(SAMPLERS, "from_dps", blanks).items():
+        found[f"{name} {num_levels}"] = Method(sampler, baseline)
     for calls in budgets:
         begin = round(0.29 * calls)
-        steps = calls - 2 - 2 * begin  # one call begins the chain, one ends it
-        start = ProximalDenoising(GeometricSigmas(begin, 3.0, 0.25), covariance="jacobian")
-        shared: dict[str, Any] = {
-            "reverse": None,
-            "warm_start": start,
-            "anchor_sigma": START_SIGMA,
-            "anchor_term": False,
-            "score_sigma": SCORE_SIGMA,
-            "score_sigma_top": START_SIGMA,
-            "ending": once,
-        }
-        kinetic = KineticLangevin(0.75, schedule=GeometricAnnealing(steps + 1), **shared)
-        h = 0.8 * 2 / (1 / SCORE_SIGMA**2 + (norm / SIGMA_Y) ** 2)
-        first = AnnealedLangevin(h, averaged_noise=True, schedule=GeometricAnnealing(steps + 2), **shared)
-        found |= {f"kinetic {calls}": Method(kinetic), f"first order {calls}": Method(first)}
+        levels = calls - 1 - 2 * begin  # one call begins the chain, one ends it
+        blanks = {"BEGIN": begin, "LEVELS": levels, "LEVELS_FIRST": levels + 1}
+        for name, sampler in read_samplers(SAMPLERS, "of_calls", blanks).items():
+            found[f"{name} {calls}"] = Method(sampler)
     return found
 
 
@@ -256,21 +199,16 @@ class _Work:
         if method.start is not None:
             self._draw(method.start, sample, missing)
         rng = Streams(self.seed, [self.ids[n] for n in missing], samples=[sample])
-        before, begun = (self.prior.cost.forward, self.prior.cost.backward), time.monotonic()
-        x = self._run(method, self.measurement.rows(torch.tensor(missing)), missing, sample, rng)
-        spent = [
-            (self.prior.cost.forward - before[0]) / len(missing),
-            (self.prior.cost.backward - before[1]) / len(missing),
-            (time.monotonic() - begun) / len(missing),
-        ]
+        measurement = self.measurement.rows(torch.tensor(missing))
+        x, cost = drawn(self.prior, lambda: self._run(method, measurement, missing, sample, rng))
         for n, image in zip(missing, x, strict=True):
             path = self.path(name, n, sample)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".partial.{path.name}")
-            np.savez(partial, image=image.cpu().numpy(), spent=spent)
+            np.savez(partial, image=image.cpu().numpy(), spent=astuple(cost))
             partial.replace(path)
         told = f"{name}, {self.folder.name}: {len(missing)} chains from {self.ids[missing[0]]}, sample {sample}"
-        print(f"{told}, {spent[2]:.2f} s each", file=sys.stderr, flush=True)
+        print(f"{told}, {cost.seconds:.2f} s each", file=sys.stderr, flush=True)
 
     def _run(self, method: Method, measurement: Measurement, faces: Sequence[int], sample: int, rng: Streams) -> Tensor:
         if method.start is None:
@@ -286,7 +224,7 @@ class _Work:
         with np.load(self.path(name, index, sample)) as kept:
             return kept["image"], kept["spent"]
 
-    def row(self, name: str, task: str, index: int, num_samples: int, lpips: LPIPS) -> Row:
+    def row(self, name: str, task: str, index: int, num_samples: int, metrics: dict[str, ImageMetric]) -> Row:
         """Of samples that are all there."""
         kept = [self._load(name, index, sample) for sample in range(num_samples)]
         x, spent = torch.from_numpy(np.stack([image for image, _ in kept])), kept[0][1]
@@ -294,11 +232,8 @@ class _Work:
         if start is not None:
             spent = spent + self._load(start, index, 0)[1]
         one = self.measurement.rows(torch.tensor([index]))
-        first, truth = x[:1], self.truth[[index]]
-        l2, distance, residual = (float(metric(first, truth, one)) for metric in (L2(), lpips, Residual()))
-        several = num_samples > 1
-        mean = float(L2()(x.mean(dim=0, keepdim=True), truth, one)) if several else None
-        spread = unmeasured_std(x, one.linear_operator("cost"), SIGMA_Y) if several else None
+        values = {key: float(value) for key, value in measured(metrics, x[:, None], self.truth[[index]], one).items()}
+        spread = unmeasured_std(x, one.linear_operator("cost"), SIGMA_Y) if num_samples > 1 else None
         forward, backward, seconds = (float(value) for value in spent)
         return Row(
             name,
@@ -307,10 +242,10 @@ class _Work:
             self.case(index),
             self.key(name),
             num_samples,
-            l2,
-            distance,
-            residual,
-            mean,
+            values["l2"],
+            values["lpips"],
+            values["residual"],
+            values.get("l2_of_mean"),
             spread,
             forward,
             backward,
@@ -397,17 +332,13 @@ def report(found: dict[tuple[str, str], Summary]) -> None:
         cells = [
             f"{method} ({one.forward:.0f} + {one.backward:.0f}, {one.seconds:.2f} s)",
             str(one.count),
-            _spelt(one.l2, 1, "+"),
-            _spelt(one.lpips, 4, "+"),
-            _spelt(one.residual, 3),
-            _spelt(one.l2_of_mean, 1, "+"),
-            _spelt(one.std_unmeasured, 4),
+            spelt(one.l2, 1, "+"),
+            spelt(one.lpips, 4, "+"),
+            spelt(one.residual, 3),
+            spelt(one.l2_of_mean, 1, "+"),
+            spelt(one.std_unmeasured, 4),
         ]
         print(f"| {task} | {' | '.join(cells)} |")
-
-
-def _spelt(value: tuple[float, float] | None, digits: int, sign: str = "") -> str:
-    return "-" if value is None else f"{value[0]:{sign}.{digits}f} +- {value[1]:.{digits}f}"
 
 
 def _slug(name: str) -> str:

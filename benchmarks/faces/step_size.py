@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.tools.measuring import face_metrics, measured
+from benchmarks.tools.tables import interval, spelt, write_rows
+from benchmarks.tools.tuning import read_samplers
 from datamodules.array import ImageArray
 from datamodules.training import ToonFaceImages
 from posterior.batch import Batch
 from posterior.errors import UserError
-from posterior.metrics import L2, LPIPS, Residual
 from posterior.metrics.distances import kernel_distance, kernel_distance_left_out
 from posterior.metrics.features import VGG16Features
 from posterior.noise import GaussianNoise
 from posterior.operators import GaussianBlur, OperatorFamily, RandomInpainting, SuperResolution
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
-from posterior.samplers import DPS, AnnealedLangevin, ListedSigmas, PublishedAnnealing, RespacedSigmas, ReverseDiffusion
+from posterior.samplers import AnnealedLangevin, ListedSigmas, ReverseDiffusion
 from posterior.shipped import CONFIGS
 
 TASKS: dict[str, tuple[OperatorFamily, float]] = {
@@ -39,7 +40,7 @@ TASKS: dict[str, tuple[OperatorFamily, float]] = {
 ANCHOR_SIGMA = 0.34226
 """Noise level at diffusion time t = 100."""
 SIGMA_Y = 0.05
-METRICS = ("l2", "lpips", "residual")
+SAMPLERS = CONFIGS / "faces" / "samplers.yaml"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Outcome:
 
     def paired(self, other: Outcome, name: str) -> tuple[float, float]:
         """Mean difference to another method and the half width of its 95 % interval, over faces."""
-        gap = (self.values[name] - other.values[name]).double()
-        return float(gap.mean()), 1.96 * float(gap.std()) / len(gap) ** 0.5
+        return interval((self.values[name] - other.values[name]).double().numpy())
 
     def kernel(self, real: Tensor) -> tuple[float, float]:
         """Kernel distance to real faces and the half width of its 95 % interval, by the jackknife over faces."""
@@ -67,6 +67,24 @@ class Outcome:
 def _jackknife(left_out: Tensor) -> float:
     n = len(left_out)
     return 1.96 * float(((n - 1) / n * (left_out - left_out.mean()).square().sum()).sqrt())
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a task, at a step size h and a level where the score is read; numbers with their intervals."""
+
+    task: str
+    method: str
+    h: float
+    score_sigma: float
+    ending: str
+    l2: str
+    lpips: str
+    residual: str
+    l2_vs_dps: str
+    lpips_vs_dps: str
+    kid: str
+    kid_vs_dps: str
 
 
 def step_size(
@@ -116,34 +134,28 @@ def step_size(
     figure = Figure(figsize=(13, 7), layout="constrained")
     panels = figure.subplots(2, len(TASKS))
     for column, (task, (_, scale)) in enumerate(TASKS.items()):
-        run = TaskRun(prior, batches[task], output / f"task{column}", network)
-        dps = run.dps(DPS(RespacedSigmas(dps_steps, prior.noise_schedule), scale=scale))
+        blanks = {"STEPS": dps_steps, "SCALE": scale, "NUM_LEVELS": num_levels, "GROWTH": growth}
+        run = TaskRun(prior, batches[task], output / f"task{column}", network, blanks)
+        dps = run.dps()
         outcomes = {("start", 0.0, 0.0, ""): run.start()}
         for score_sigma in score_sigmas:
             level = max(score_sigma, prior.sigma_min)
             limit = 2 / (1 / level**2 + 1 / SIGMA_Y**2 + 1 / ANCHOR_SIGMA**2)  # of stability, with ||A|| <= 1
             for h in step_sizes:
                 if h < 0.9 * limit:
-                    for ending, outcome in run.langevin(h, level, num_levels, growth).items():
+                    for ending, outcome in run.langevin(h, level).items():
                         outcomes[("Langevin", h, level, ending)] = outcome
         truth = network.of_set(run.truth)
         for (method, h, level, ending), outcome in {("DPS", 0.0, 0.0, ""): dps, **outcomes}.items():
-            row: dict[str, object] = {"task": task, "method": method, "h": h, "score_sigma": round(level, 4)}
-            row["ending"] = ending
-            for name in METRICS:
-                row[name] = f"{float(outcome.values[name].mean()):.4f}"
-            row["l2_vs_dps"] = spelt(outcome.paired(dps, "l2"), 4)
-            row["lpips_vs_dps"] = spelt(outcome.paired(dps, "lpips"), 4)
-            row["kid"] = spelt(outcome.kernel(real), 5)
-            row["kid_vs_dps"] = spelt(outcome.paired_kernel(dps, real), 5)
+            cells = {name: f"{float(outcome.values[name].mean()):.4f}" for name in ("l2", "lpips", "residual")}
+            cells |= {f"{name}_vs_dps": spelt(outcome.paired(dps, name), 4) for name in ("l2", "lpips")}
+            cells |= {"kid": spelt(outcome.kernel(real), 5), "kid_vs_dps": spelt(outcome.paired_kernel(dps, real), 5)}
+            row = Row(task, method, h, round(level, 4), ending, **cells)
             rows.append(row)
-            print(", ".join(f"{name} {value}" for name, value in row.items() if value != ""), flush=True)
+            print(", ".join(f"{name} {value}" for name, value in asdict(row).items() if value != ""), flush=True)
         print(f"{task}: kernel distance of the true faces {kernel_distance(truth, real):.5f}", flush=True)
         _draw(panels[:, column], task, dps, outcomes, real)
-    with (output / "step_size.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(output / "step_size.csv", rows)
     figure.savefig(output / "step_size.png", dpi=90)
     print(f"picture: {output / 'step_size.png'}")
 
@@ -151,14 +163,18 @@ def step_size(
 class TaskRun:
     """The methods of one task, on the same measurements; what is in the folder is not computed again."""
 
-    def __init__(self, prior: DiffusionPrior, batch: Batch, folder: Path, network: VGG16Features) -> None:
+    def __init__(
+        self, prior: DiffusionPrior, batch: Batch, folder: Path, network: VGG16Features, blanks: dict[str, float]
+    ) -> None:
         assert batch.measurement is not None
         assert batch.truth is not None
         self.prior, self.batch, self.folder, self.network = prior, batch, folder, network
         self.measurement, self.truth = batch.measurement, batch.truth
-        self.lpips = LPIPS("alex", upsample=2)
-        if self.lpips.unavailable:
-            raise UserError(self.lpips.unavailable)
+        self.metrics = face_metrics()
+        self.sampler = read_samplers(SAMPLERS, "dps", blanks)["DPS"]
+        paper = read_samplers(SAMPLERS, "from_dps", blanks, "paper")["paper"]
+        assert isinstance(paper, AnnealedLangevin)
+        self.paper = replace(paper, clip=False)
         folder.mkdir(exist_ok=True)
         self.estimate = self.begin = torch.empty(0)
 
@@ -166,25 +182,25 @@ class TaskRun:
         """Fresh streams: every method sees the same numbers for the same purpose."""
         return Streams(self.batch.seed, self.batch.ids)
 
-    def dps(self, sampler: DPS) -> Outcome:
+    def dps(self) -> Outcome:
         """The warm start itself."""
-        self.estimate = self._kept("dps", lambda: sampler(self.prior, self.measurement, self.rng(), self._progress))
+        self.estimate = self._kept(
+            "dps", lambda: self.sampler(self.prior, self.measurement, self.rng(), self._progress)
+        )
         return self._judge(self.estimate)
 
     def start(self) -> Outcome:
         """Where Langevin starts: re-noised to t = 100, then reverse diffusion."""
-        anchor = self._anchor()
-        reverse = ReverseDiffusion(RespacedSigmas(1000, self.prior.noise_schedule), clip_denoised=True)
+        anchor, reverse = self._anchor(), self.paper.reverse
+        assert reverse is not None
         self.begin = self._kept(
             "start", lambda: reverse.from_level(self.prior, anchor, ANCHOR_SIGMA, self.rng(), self._progress)
         )
         return self._judge(self.begin)
 
-    def langevin(self, h: float, score_sigma: float, num_levels: int, growth: float) -> dict[str, Outcome]:
+    def langevin(self, h: float, score_sigma: float) -> dict[str, Outcome]:
         """Annealed Langevin from there: ending -> outcome."""
-        sampler = AnnealedLangevin(
-            h, schedule=PublishedAnnealing(growth, num_levels), anchor_sigma=ANCHOR_SIGMA, score_sigma=score_sigma
-        )
+        sampler = replace(self.paper, step_size=h, score_sigma=score_sigma)
         chain = self._kept(
             f"langevin_h{h:g}_s{score_sigma:.4g}",
             lambda: sampler.anneal(
@@ -211,8 +227,7 @@ class TaskRun:
         return torch.from_numpy(np.load(path))
 
     def _judge(self, x: Tensor) -> Outcome:
-        metrics = {"l2": L2(), "lpips": self.lpips, "residual": Residual()}
-        values = {name: metric(x, self.truth, self.measurement) for name, metric in metrics.items()}
+        values = measured(self.metrics, x[None], self.truth, self.measurement)
         return Outcome(values, self.network.of_set(x))
 
     def _progress(self, stage: str, step: int, total: int, x: Tensor) -> None:
@@ -235,11 +250,6 @@ def _digest(batches: dict[str, Batch]) -> str:
         assert batch.truth is not None
         digest.update(batch.measurement.y.numpy().tobytes() + batch.truth.numpy().tobytes())
     return digest.hexdigest()
-
-
-def spelt(value: tuple[float, float], digits: int) -> str:
-    """A number and the half width of its interval."""
-    return f"{value[0]:.{digits}f} +- {value[1]:.{digits}f}"
 
 
 def _keep_settings(path: Path, settings: str) -> None:

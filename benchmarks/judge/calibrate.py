@@ -18,18 +18,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
+from torch import Tensor
 
+from benchmarks.judge.certificate import write_certificate
 from benchmarks.judge.command import Progress, contestant_of, sample_work
-from benchmarks.judge.page import write_page
 from benchmarks.judge.problems import LearnedTruth, Problem, truth_of
-from benchmarks.judge.running import ExactSets, Sizes, planned, run
+from benchmarks.judge.running import ExactSets, Sampled, Sizes, planned, run
+from benchmarks.judge.scores import Curves, band_energies, calibration_tests, ranks_along, stacked
+from benchmarks.judge.statistics import rank_tests
+from benchmarks.judge.verdict import FEWEST_PAIRS as FEWEST_JUDGED
 from benchmarks.judge.verdict import Judged, correct, judge_samples
 from benchmarks.tools.building import built
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.files import write_whole
+from posterior.metrics import Functional
 from posterior.noise import Likelihood
 from posterior.operators import OperatorFamily
 from posterior.priors import Prior
@@ -39,6 +43,8 @@ from posterior.shipped import near
 
 FEWEST_PAIRS, FEWEST_SAMPLES = 16, 4
 MOST = 100_000
+LEAST_TOP = 10.0
+"""Noise level from which nothing is seen of an image: truths are drawn from there."""
 RECORD = "calibrate.yaml"
 LIMITS = """\
 A pass says that truths and samples could not be told apart by these functionals, at this number of pairs. It is an
@@ -75,6 +81,11 @@ def problem_of(settings: dict[str, Any], denoised: bool, allow_local: bool = Fal
         shape = (prior.channels, *prior.size)
     shape = tuple(int(number) for number in shape)
     truth = truth_of(prior, shape)
+    if (truth is None or denoised) and prior.sigma_max < LEAST_TOP:
+        raise UserError(
+            f"calibrate: {type(prior).__name__} gives no truths: its levels end at sigma {prior.sigma_max:.3g}, where "
+            f"images are still seen; reverse diffusion from noise needs {LEAST_TOP:g} at least"
+        )
     if truth is None or denoised:
         truth = LearnedTruth(prior, shape, denoised)
     return Problem("calibration", "truths of the prior itself", prior, operator, likelihood, shape, settings, truth)
@@ -107,6 +118,7 @@ class Asked:
         seed: of everything.
         allow_local: whether files may name classes that are not installed.
         cells: digest of the sampler under which its samples are kept; empty before there are any.
+        functionals: paths of functions of images, along which truths are ranked, too.
     """
 
     prior: str
@@ -118,6 +130,7 @@ class Asked:
     seed: int = 0
     allow_local: bool = False
     cells: str = ""
+    functionals: Sequence[str] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Asked:
@@ -140,7 +153,8 @@ class Asked:
     def write(self, folder: Path) -> None:
         """Keep it."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RECORD, yaml.safe_dump(asdict(self), sort_keys=False).encode())
+        found = asdict(self) | {"functionals": list(self.functionals)}
+        write_whole(folder / RECORD, yaml.safe_dump(found, sort_keys=False).encode())
 
 
 def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = True) -> Judged:
@@ -162,6 +176,7 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
         raise UserError(f"--task: {asked.task} must hold operator and likelihood")
     problem = problem_of({**task, "prior": settings_of(asked.prior, "--prior")}, asked.denoised, asked.allow_local)
     contestant = contestant_of(asked.sampler, asked.allow_local)
+    wanted = functionals_at(asked.functionals)
     if sample:
         asked = replace(asked, cells=contestant.digest(problem))
         asked.write(folder)
@@ -173,14 +188,52 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
     if not sampled.total:
         raise UserError(f"{folder} holds no samples of this calibration")
     judged = judge_samples(sampled, ExactSets(None, asked.seed), sizes)
+    curves = judge_further(judged, sampled, wanted, asked.seed) if len(sampled.pairs) >= FEWEST_JUDGED else None
     correct([judged])
-    if sampled.pairs:
-        judged.shown = (sampled.ranked[0], torch.cat([case.truth for case in sampled.pairs]))
     told = f"of {len(sampled.pairs)} pairs x {sizes.ranked}"
-    write_page(folder, told, asked.seed, {contestant.name: [judged]}, [problem], "calibrate", LIMITS)
+    write_certificate(folder, told, asked.seed, contestant.name, judged, curves, LIMITS)
     print(f"{contestant.name}: {judged.verdict()}.")
     print(f"report: {folder / 'calibrate.html'}")
     return judged
+
+
+def functionals_at(paths: Sequence[str]) -> list[Functional]:
+    """Functions of images by their paths.
+
+    Raises:
+        UserError: if one is not there, or two have the same name.
+    """
+    found = [Functional.at(path, "--functional") for path in dict.fromkeys(paths)]
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--functional: two functions are called {name}")
+    return found
+
+
+def finite(functional: Functional, images: Tensor) -> Tensor:
+    """Its values of images (K + 1, P, C, H, W), (K + 1, P).
+
+    Raises:
+        UserError: if one is not finite.
+    """
+    values = functional(images.flatten(0, 1)).view(images.shape[:2])
+    if not values.isfinite().all():
+        raise UserError(f"--functional: {functional.name} gave a value that is not finite")
+    return values
+
+
+def judge_further(judged: Judged, sampled: Sampled, functionals: Sequence[Functional], seed: int) -> Curves:
+    """Add to the judge's findings what only a calibration tests: functionals, pixels, scales, scores."""
+    images = stacked(sampled.pairs, sampled.ranked)
+    values = band_energies(images)
+    values |= {one.name: finite(one, images) for one in functionals}
+    ranks = {name: ranks_along(value, name, sampled.pairs, seed) for name, value in values.items()}
+    judged.ranks |= ranks
+    found, curves = calibration_tests(images)
+    judged.findings += [*rank_tests(ranks, judged.ranked), *found]
+    judged.shown = (sampled.ranked[0], images[0])
+    return curves
 
 
 class _Parser(argparse.ArgumentParser):
@@ -219,9 +272,20 @@ def calibrate_command(arguments: Sequence[str]) -> None:
     one.add_argument("--allow-local", action="store_true", help="files may name classes that are not installed")
     other = commands.add_parser("check", help="judge what a folder has")
     other.add_argument("folder", type=Path)
+    for command in (one, other):
+        command.add_argument(
+            "--functional",
+            action="append",
+            default=[],
+            dest="functionals",
+            metavar="my_module.f",
+            help="a function of images (N, C, H, W) -> (N,), whose ranks are judged, too; may be given again",
+        )
     options = vars(parser.parse_args(list(arguments)))
     if options.pop("command") == "check":
-        judged = calibrate(Asked.read(options["folder"]), options["folder"], sample=False)
+        asked = Asked.read(options["folder"])
+        asked = replace(asked, functionals=[*asked.functionals, *options["functionals"]])
+        judged = calibrate(asked, options["folder"], sample=False)
     else:
         folder, device = options.pop("output"), options.pop("device")
         judged = calibrate(Asked(**options), folder, device)

@@ -14,13 +14,23 @@ from typing import Any, NoReturn
 
 from benchmarks.judge.page import write_page
 from benchmarks.judge.problems import Case, Problem, chosen
-from benchmarks.judge.running import Budget, Contestant, ExactSets, FromFunction, Sizes, digest_of, planned, run
+from benchmarks.judge.running import (
+    Budget,
+    Contestant,
+    ExactSets,
+    FromFunction,
+    Sizes,
+    contents_of,
+    digest_of,
+    planned,
+    run,
+)
 from benchmarks.judge.verdict import Judged, correct, judge_samples, summary
 from benchmarks.tools.building import built
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.samplers import Sampler
-from posterior.settings import Given, conformed, overlaid, read_settings
+from posterior.settings import Given, conformed, file_digests, overlaid, read_settings
 from posterior.settings.classes import import_class
 from posterior.settings.places import SUFFIXES, named_file
 from posterior.shipped import near
@@ -195,7 +205,8 @@ def of_object(name: str, sampler: Any) -> Contestant:
                 f"{name}: {type(sampler).__name__} is no sampler: a Sampler, or a function of y and operator"
             )
         sampler = FromFunction(sampler)
-    return Contestant(name, lambda problem: sampler, lambda problem: digest_of(repr(vars(sampler)), sampler))
+    contents = contents_of(sampler)
+    return Contestant(name, lambda problem: sampler, lambda problem: digest_of(contents, sampler))
 
 
 def of_settings(name: str, settings: Any, allow_local: bool = False) -> Contestant:
@@ -226,7 +237,8 @@ def of_settings(name: str, settings: Any, allow_local: bool = False) -> Contesta
 
     def digest(problem: Problem) -> str:
         checked = on(problem)
-        return digest_of(checked, built({"sampler": checked}, {"sampler": Sampler}, name)[0])
+        files = sorted(file_digests(checked).values())
+        return digest_of([checked, files], built({"sampler": checked}, {"sampler": Sampler}, name)[0])
 
     return Contestant(name, made, digest)
 

@@ -212,9 +212,9 @@ def picture(found: Mapping[str, Judged]) -> Figure:
     figure = Figure(figsize=(14, 3.4 * len(found)), layout="constrained")
     panels = figure.subplots(len(found), 3, squeeze=False)
     for (name, judged), (samples, ranks, widths) in zip(found.items(), panels, strict=True):
-        _draw_samples(samples, judged)
+        draw_samples(samples, judged)
         samples.set_title(name)
-        _draw_ranks(ranks, judged)
+        draw_ranks(ranks, judged)
         if any(one.kind == "width" for one in judged.findings):
             _draw_widths(widths, judged)
         else:
@@ -225,7 +225,8 @@ def picture(found: Mapping[str, Judged]) -> Figure:
     return figure
 
 
-def _draw_samples(axes: Axes, judged: Judged) -> None:
+def draw_samples(axes: Axes, judged: Judged) -> None:
+    """Samples beside exact ones, pictures or points along principal axes."""
     if judged.shown is None:
         axes.set_axis_off()
         return
@@ -249,7 +250,8 @@ def principal(own: Tensor, exact: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return found[0], found[1]
 
 
-def _draw_ranks(axes: Axes, judged: Judged) -> None:
+def draw_ranks(axes: Axes, judged: Judged) -> None:
+    """Distribution functions of the truth's ranks less the uniform one, with the 95 % band."""
     if not judged.ranks:
         axes.set_axis_off()
         return

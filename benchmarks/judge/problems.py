@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.tools.building import built
 from benchmarks.truth.annealing import hard_mixture, ring_posterior
-from benchmarks.truth.problems import random_mixture
+from benchmarks.truth.problems import projection, random_mixture
 from posterior.checks import real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
@@ -323,10 +323,23 @@ class Problem:
         if self.settings is None:
             told: Any = [repr(self.operator), repr(vars(self.operator)), repr(self.likelihood)]
         else:
-            law = {name: self.settings[name] for name in ("operator", "likelihood")}
-            told = [law, sorted(file_digests(law).values())]
-        text = json.dumps([self.name, self.prior.fingerprint(), list(self.image_shape), told], default=str)
+            parts = {name: self.settings[name] for name in ("prior", "operator", "likelihood")}
+            told = [parts, sorted(file_digests(parts).values())]
+        truth = {name: value for name, value in vars(self.truth).items() if isinstance(value, (bool, int, float, str))}
+        law = [type(self.truth).__name__, sorted(truth.items()), state_of(self.prior)]
+        text = json.dumps([self.name, law, list(self.image_shape), told], default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def state_of(prior: Prior) -> str:
+    """Digest of a prior's parameters, buffers and plain settings, to the bit."""
+    whole = hashlib.blake2b(digest_size=8)
+    for name, value in prior.state_dict().items():
+        whole.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        whole.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    plain = {name: value for name, value in vars(prior).items() if isinstance(value, (bool, int, float, str, tuple))}
+    whole.update(f"{type(prior).__qualname__} {sorted(plain.items())!r}".encode())
+    return whole.hexdigest()
 
 
 def _diagonal_of(operator: Operator) -> Diagonal | None:
@@ -353,9 +366,7 @@ class RandomProjection(OperatorFamily):
         whole("RandomProjection", "rows", self.rows, 1, MOST_NUMBERS)
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Dense:
-        size = math.prod(image_shape)
-        matrix = torch.randn(self.rows, size, generator=stream(self.seed, "projection", -1, "operator"))
-        return Dense(matrix / size**0.5, image_shape)
+        return projection(self.rows, image_shape, stream(self.seed, "projection", -1, "operator"))
 
 
 @dataclass(frozen=True)
@@ -425,9 +436,10 @@ def read_problem(path: Path, allow_local: bool = False, changes: Any = None) -> 
     Raises:
         UserError: naming the file and what is wrong in it, or that its posterior is not known in closed form.
     """
-    settings = overlaid(read_settings(path), changes or {})
+    settings = read_settings(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: a problem has the settings {', '.join(PARTS)}")
+    settings = overlaid(settings, changes or {})
     missing = [name for name in PARTS if name not in settings]
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing: a problem has {', '.join(PARTS)}")

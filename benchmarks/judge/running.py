@@ -7,6 +7,9 @@ import hashlib
 import inspect
 import io
 import json
+import marshal
+import os
+import pickle
 import random
 import time
 import zipfile
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 import posterior
-from benchmarks.judge.problems import Case, Problem
+from benchmarks.judge.problems import Case, Problem, state_of
 from posterior.errors import Diverged, UserError
 from posterior.files import write_whole
 from posterior.measurement import Measurement
@@ -305,11 +308,9 @@ def draw(
         UserError: if it returns another shape or type, changes its arguments or a global random state, or raises
             anything but `Diverged`.
     """
-    prior = problem.prior
-    if torch.device(device).type != "cpu":
-        prior = copy.deepcopy(prior).to(device)  # exact samples and densities stay on the CPU
+    prior = copy.deepcopy(problem.prior).to(device)  # the problem's own stays as it is, and on the CPU
     rows = problem.batch(cases, seed).to(device).repeat(count)
-    y, states, weights = rows.y.clone(), _random_states(), prior.fingerprint()
+    y, states, weights = rows.y.clone(), _random_states(), state_of(prior)
     streams = Streams(seed, [case.id for case in cases], count, device)
     cost, start = (prior.cost.forward, prior.cost.backward), time.monotonic()
     shape = (len(streams), *problem.image_shape)
@@ -335,7 +336,7 @@ def draw(
         raise UserError(f"{name}: returned {told}, expected a tensor of floats {shape}: one sample for each row")
     if not torch.equal(rows.y, y):
         raise UserError(f"{name}: changed its measurement: a sampler leaves its arguments as they are")
-    if prior.fingerprint() != weights:
+    if state_of(prior) != weights:
         raise UserError(f"{name}: changed the prior: a sampler leaves its arguments as they are")
     changed = [what for what, state in _random_states().items() if not _same(state, states[what])]
     if changed:
@@ -372,9 +373,12 @@ def _same(one: Any, other: Any) -> bool:
 
 def code_of(sampler: Any) -> str:
     """Digest of the code that decides what a sampler gives: its module's file, and all of `posterior`."""
-    files = {Path(inspect.getfile(kind)) for kind in _classes(sampler)}
-    files |= set(Path(posterior.__file__).parent.rglob("*.py"))
-    whole = hashlib.blake2b(digest_size=8)
+    files, whole = set(Path(posterior.__file__).parent.rglob("*.py")), hashlib.blake2b(digest_size=8)
+    for kind in _classes(sampler):
+        try:
+            files.add(Path(inspect.getfile(kind)))
+        except (OSError, TypeError):  # of a notebook, say: another state of it cannot be told from this one
+            whole.update(os.urandom(16))
     for file in sorted(files):
         if file.is_file():
             whole.update(hashlib.blake2b(file.read_bytes()).digest())
@@ -394,6 +398,24 @@ def _classes(value: Any) -> Iterator[Any]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _classes(inner)
+
+
+def contents_of(value: Any) -> str:
+    """Digest of an object: its class, and all that it holds; of a function: its code, defaults and what it encloses.
+
+    Where that cannot be written down, one that is never found again: nothing is taken for it.
+    """
+    function = value.function if isinstance(value, FromFunction) else None
+    try:
+        if inspect.isfunction(function):
+            enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+            held = pickle.dumps((function.__defaults__, function.__kwdefaults__, enclosed))
+            told = f"{function.__module__}.{function.__qualname__}".encode() + marshal.dumps(function.__code__) + held
+        else:
+            told = f"{type(value).__module__}.{type(value).__qualname__}".encode() + pickle.dumps(vars(value))
+    except Exception:  # pickle raises what it likes
+        told = os.urandom(16)
+    return hashlib.blake2b(told, digest_size=8).hexdigest()
 
 
 def digest_of(settings: Any, sampler: Any) -> str:

@@ -120,7 +120,13 @@ class Judged:
         if (coverage := self.of("coverage")) and not self.deterministic:
             said.append(f"{coverage[0].more['nominal']:.0%} intervals hold the truth {_span(coverage[0])} of the time")
         if (spread := self.of("spread")) and not self.deterministic:
-            said.append(f"the error of the mean is {_span(spread[0])} of what the spread says")
+            worst = max(spread, key=lambda one: abs(math.log(max(one.effect, 1e-9))))
+            where = f" {PLACES[worst.where]}" if worst.where else ""
+            said.append(f"the error of the mean{where} is {_span(worst)} of what the spread says")
+        if (scores := self.of("score")) and not self.deterministic:
+            said.append(f"the {scores[-1].test} of the truth is {_span(scores[-1])} of what any sample has")
+        if (pixels := self.of("pixels")) and not self.deterministic:
+            said.append(f"{pixels[0].test} are off by {_span(pixels[0])}")
         compared = any(self.of(kind) for kind in ("width", "shares", "shift"))
         if not (compared or self.diverged or self.deterministic) and (ranks := self.of("rank")):
             said.append("the truth is not one of the samples: ranks of " + ", ".join(_rank(one) for one in ranks))
@@ -146,6 +152,10 @@ class Judged:
                 found.append(f"a width error of {size:.1%} {PLACES[one.where]}")
             elif one.kind == "coverage" and "a coverage" not in " ".join(found):
                 found.append(f"a coverage off by {size:.2g}")
+            elif one.kind == "score" and one.test == "energy score":
+                found.append(f"an energy score off by {size:.1%}")
+            elif one.kind == "pixels" and one.where == "pooled":
+                found.append(f"ranks of all numbers off by {size:.2g}")
             elif one.kind == "shift":
                 found.append(f"a shift of {size:.2g} std")
             elif one.kind == "shares":
@@ -286,6 +296,11 @@ def judge_samples(sampled: Sampled, exact: ExactSets, sizes: Sizes) -> Judged:
         judged.findings += rank_tests(judged.ranks, sizes.ranked)
         judged.findings += interval_tests(sampled.pairs, sampled.ranked)
         judged.deterministic |= judged.findings[-1].effect > 1 / SAME  # errors over next to no spread
+    if not judged.findings and judged.diverged < judged.total:
+        judged.failure = (
+            f"too few measurements to conclude anything: {len(sampled.cases)} with exact samples, {len(sampled.pairs)} "
+            f"for ranks; {FEWEST_MEASUREMENTS} or {FEWEST_PAIRS} are the least"
+        )
     return judged
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +14,37 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.science.sensing import sensing
+from benchmarks.judge.problems import Problem, read_problem
+from benchmarks.science.sensing import SAMPLERS, images, sensing
+from benchmarks.tools.measuring import Cost, drawn, measured
 from benchmarks.tools.pooled import PooledStreams
 from benchmarks.tools.tables import interval, write_rows
-from benchmarks.truth.exact_posterior import best_scale, plain_dps
+from benchmarks.tools.tuning import best_scale, read_samplers
 from datamodules import PhantomImages
 from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.metrics import NMSE, ImageMetric, MagnitudePSNR, MagnitudeSSIM, Residual
+from posterior.metrics import NMSE, MagnitudePSNR, MagnitudeSSIM, Residual
 from posterior.metrics.distribution import bootstrap, coverage
-from posterior.noise import GaussianNoise
 from posterior.operators import CartesianMRI
 from posterior.priors import GaussianFieldPrior, GaussianMixturePrior
-from posterior.random import stream
-from posterior.samplers import (
-    AnnealedLangevin,
-    ExactGaussian,
-    GeometricAnnealing,
-    GeometricSigmas,
-    KineticLangevin,
-    Lasso,
-    MixturePosterior,
-    ProximalDenoising,
-    RespacedSigmas,
-    ReverseDiffusion,
-    Sampler,
-)
+from posterior.samplers import AnnealedSampler
+from posterior.shipped import CONFIGS
 
+SETTINGS = CONFIGS / "science"
+PROBLEMS = {"Gaussian field": "mri-field.yaml", "mixture": "mri-mixture.yaml"}
 FIT_START = 100_000
 """First phantom that the priors are fitted to."""
 CENTER = {4: 0.08, 8: 0.04}
 """Acceleration -> share of the columns that is always measured (fastMRI)."""
-ExactPrior = GaussianFieldPrior | GaussianMixturePrior
-Draw = Callable[["Case", Measurement, int], Tensor]
-"""Of (images, their measurements with a row a chain, seed): samples (R, C, H, W)."""
 THRESHOLDS = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Of the LASSO, to choose from."""
+SCALES = (0.1, 0.3, 1.0, 3.0)
+"""Of DPS."""
 ANCHOR_SIGMA = 0.1
-"""Noise of Algorithm 2's anchor, and the level at which the kinetic chain begins."""
+"""Noise of Algorithm 2's anchor."""
+CHOSEN = {"LASSO": "THRESHOLD", "DPS": "SCALE", "Algorithm 3": "RADIUS", "Algorithm 2": "ANCHOR"}
+"""Method -> the blank of its settings that a row notes."""
+METRICS = {"psnr": MagnitudePSNR(), "ssim": MagnitudeSSIM(), "nmse": NMSE(), "residual": Residual()}
 
 
 @dataclass
@@ -84,33 +78,11 @@ class Row:
     """The LASSO's threshold, the scale of DPS, the noise of an anchor."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """Images of a prior, and their measurements."""
-
-    prior: ExactPrior
-    truth: Tensor
-    measurement: Measurement
-
-    @classmethod
-    def draw(cls, prior: ExactPrior, family: CartesianMRI, count: int, sigma_y: float, seed: int, size: int) -> Case:
-        """``count`` samples of the prior, measured."""
-        generator = stream(seed, "mri", -1, "truth")
-        if isinstance(prior, GaussianMixturePrior):
-            truth = prior.sample(count, generator)
-        else:
-            truth = prior.sample_from(torch.randn(count, 2, size, size, generator=generator))
-        operator = family.realise(truth.shape[1:], [stream(seed, f"{n}", -1, "operator") for n in range(count)])
-        noise = torch.randn(count, *operator.measurement_shape, generator=stream(seed, "mri", -1, "noise"))
-        return cls(prior, truth, Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise))
-
-
 def mri(
     output: Path = Path("results/mri"),
     size: int = 32,
     accelerations: Sequence[int] = (4, 8),
     coils: Sequence[int] = (1, 4),
-    sigma_y: float = 0.02,
     num_fitted: int = 2000,
     num_images: int = 48,
     num_samples: int = 19,
@@ -123,17 +95,16 @@ def mri(
 
     A Gaussian field and a Gaussian mixture are fitted to phantoms; images are drawn from them, so that the posterior is
     known and a 90 % interval should hold the truth 90 times in 100 (between the least and the greatest of 19 samples).
-    Methods: zero-filled; LASSO; DPS; Algorithm 3 from the LASSO (re-noised to its own error); Algorithm 2, whose anchor
-    is drawn from the truth, and whose target p(x | x0, y) is narrower than p(x | y); kinetic from a proximal start; and
-    exact samples of p(x | y). Both Langevin chains have averaged noise. The LASSO's threshold and the scale of DPS are
-    the best of a few on eight other images.
+    Methods: zero-filled; LASSO; DPS; Algorithm 3 from the LASSO (re-noised to its own error); kinetic from a proximal
+    start; exact samples of p(x | y); and, in a table of its own, Algorithm 2, whose anchor is drawn from the truth, and
+    whose target p(x | x0, y) is narrower than p(x | y). Both Langevin chains have averaged noise. The LASSO's threshold
+    and the scale of DPS are the best of a few on eight other images. Problems and samplers are in configs/science.
 
     Args:
-        output: folder of mri.csv, mri.png, sensing.csv and sensing.png.
+        output: folder of mri.csv, mri_from_anchor.csv, mri.png, sensing.csv and sensing.png.
         size: side in pixels.
         accelerations: of the random masks, 4 or 8.
         coils: numbers of coils.
-        sigma_y: noise of a real or imaginary part; the brightest pixels have a magnitude near 1.
         num_fitted: phantoms to fit to.
         num_images: of each case.
         num_samples: K, of each image.
@@ -150,168 +121,110 @@ def mri(
     if smoke:
         size, num_fitted, num_images, calls, coils, shares = 16, 200, 4, 40, (1, 2), (0.2, 0.5)
     rows, pictures = [], {}
-    priors = fitted(size, num_fitted, seed)
-    for prior_name, prior in priors.items():
+    changes = {"image_shape": [2, size, size], "prior": {"init_args": {"size": size, "count": num_fitted}}}
+    for prior, file in PROBLEMS.items():
+        fitted = read_problem(SETTINGS / file, changes=changes)
         for acceleration in accelerations:
             for count in coils:
                 family = CartesianMRI(acceleration, CENTER[acceleration], num_coils=count)
-                case = Case.draw(prior, family, num_images, sigma_y, seed, size)
-                other = Case.draw(prior, family, 8, sigma_y, seed + 1, size)
-                chosen = methods(other, calls, seed)
-                found = evaluate(case, chosen.draws, num_samples, seed)
-                for method, row in found.rows(prior_name, acceleration, count):
-                    row.setting = chosen.settings.get(method)
-                    rows.append(row)
-                    print(_line(row), flush=True)
+                problem = replace(fitted, operator=family)
+                blanks = tuned(problem, calls, seed)
+                found = evaluate(problem, blanks, num_images, num_samples, seed)
+                for method in found.samples:
+                    setting = blanks.get(CHOSEN.get(method, ""))
+                    rows.append(found.row(prior, acceleration, count, method, setting))
+                    print(_line(rows[-1]), flush=True)
                     if count == coils[0]:
-                        pictures[prior_name, acceleration, method] = found.picture(method)
-                write_rows(output / "mri.csv", rows)
+                        pictures[prior, acceleration, method] = found.picture(method)
+                given = [row for row in rows if row.method == "Algorithm 2"]
+                write_rows(output / "mri_from_anchor.csv", given)
+                write_rows(output / "mri.csv", [row for row in rows if row not in given])
     draw(pictures, output / "mri.png")
     print(f"picture: {output / 'mri.png'}")
-    mixture = priors["mixture"]
-    assert isinstance(mixture, GaussianMixturePrior)
-    sensing(mixture, output, shares, num_images, calls, sigma_y, seed)
+    sensing(fitted, output, shares, num_images, calls, seed)  # under the last prior, the mixture
     return rows
 
 
-def fitted(size: int, count: int, seed: int) -> dict[str, ExactPrior]:
-    """Priors of two channels, fitted to phantoms."""
-    print(f"drawing {count} phantoms, fitting priors", file=sys.stderr, flush=True)
-    phantoms = PhantomImages(size, FIT_START, count).all()
+def phantom_field(size: int, count: int) -> GaussianFieldPrior:
+    """A Gaussian field of two channels, fitted to so many phantoms."""
+    return GaussianFieldPrior.fit(_phantoms(size, count))
+
+
+def phantom_mixture(size: int, count: int, num_components: int = 8) -> GaussianMixturePrior:
+    """A mixture, fitted to the same."""
     rank = min(32, count // 16)
-    return {
-        "Gaussian field": GaussianFieldPrior.fit(phantoms),
-        "mixture": GaussianMixturePrior.fit(phantoms, num_components=8, rank=rank, num_steps=30, seed=seed),
-    }
+    return GaussianMixturePrior.fit(_phantoms(size, count), num_components=num_components, rank=rank, num_steps=30)
 
 
-@dataclass(frozen=True)
-class Methods:
-    """How samples are drawn, and the settings that were chosen on other images, by method."""
-
-    draws: dict[str, Draw]
-    settings: dict[str, float]
+@functools.lru_cache(maxsize=1)
+def _phantoms(size: int, count: int) -> Tensor:
+    print(f"drawing {count} phantoms to fit a prior to", file=sys.stderr, flush=True)
+    return PhantomImages(size, FIT_START, count).all()
 
 
-def methods(other: Case, calls: int, seed: int) -> Methods:
-    """All of them; what has to be chosen is chosen on other images."""
-    prior, measured = other.prior, other.measurement
-    sigma_y = measured.gaussian_sigma("mri")
-    pool = PooledStreams(len(other.truth), seed + 1)
+def tuned(problem: Problem, calls: int, seed: int) -> dict[str, float]:
+    """The blanks of the samplers' settings; what has to be chosen is chosen on eight other images."""
+    truth, measurement = images(problem, "mri", 8, seed + 1)
+    blanks: dict[str, float] = {**dict.fromkeys(CHOSEN.values(), 1.0), "CALLS": calls, "ANCHOR": ANCHOR_SIGMA}
+
+    def run(method: str, value: float) -> Tensor:
+        with_value = blanks | {CHOSEN[method]: value}
+        sampler = read_samplers(SAMPLERS, "from_y", with_value, method)[method]
+        return sampler(problem.prior, measurement, PooledStreams(len(truth), seed + 1))
 
     def error(x: Tensor) -> float:
-        return float(NMSE()(x, other.truth, measured).mean())
+        return float(NMSE()(x, truth, measurement).mean())
 
-    threshold = best_scale(lambda t: Lasso(t)(prior, measured, pool), error, THRESHOLDS)
-    scale = best_scale(
-        lambda s: plain_dps(calls, s)(prior, measured, PooledStreams(len(other.truth), seed + 1)),
-        error,
-        (0.1, 0.3, 1.0, 3.0),
-    )
-    lasso = Lasso(threshold)
-    radius = float((lasso(prior, measured, pool) - other.truth).square().mean().sqrt())
-    norm = measured.linear_operator("mri").norm_bound()
-    curvature = prior.curvature(prior.sigma_min) + (norm / sigma_y) ** 2
-    algorithm_3 = AnnealedLangevin(
-        0.8 * 2 / (curvature + radius**-2),
-        averaged_noise=True,
-        warm_start=lasso,
-        anchor_sigma=radius,
-        reverse=ReverseDiffusion(RespacedSigmas(50)),
-        schedule=GeometricAnnealing(calls),
-    )
-    start = ProximalDenoising(GeometricSigmas(20, 3.0, ANCHOR_SIGMA), clip_denoised=False, covariance="jacobian")
-    kinetic = KineticLangevin(
-        0.75,
-        warm_start=start,
-        reverse=None,
-        anchor_sigma=ANCHOR_SIGMA,
-        anchor_term=False,
-        score_sigma=1e-3,
-        score_sigma_top=ANCHOR_SIGMA,
-        schedule=GeometricAnnealing(60),
-    )
-
-    second = replace(algorithm_3, warm_start=None, anchor_sigma=ANCHOR_SIGMA)
-    second = replace(second, step_size=0.8 * 2 / (curvature + ANCHOR_SIGMA**-2))
-
-    def by(sampler: Sampler) -> Draw:
-        return lambda case, rows, seed: sampler(prior, rows, PooledStreams(len(rows.y), seed))
-
-    def algorithm_2(case: Case, rows: Measurement, seed: int) -> Tensor:
-        anchor = case.truth + ANCHOR_SIGMA * PooledStreams(len(case.truth), seed).randn_like("given", case.truth)
-        anchors = anchor.repeat(len(rows.y) // len(anchor), 1, 1, 1)
-        return second.from_anchor(prior, rows, anchors, PooledStreams(len(rows.y), seed))
-
-    draws: dict[str, Draw] = {
-        "zero-filled": lambda case, rows, seed: rows.linear_operator("mri").adjoint(rows.y),
-        "LASSO": by(lasso),
-        "DPS": by(plain_dps(calls, scale)),
-        "Algorithm 3": by(algorithm_3),
-        "Algorithm 2": algorithm_2,
-        "kinetic": by(kinetic),
-        "exact": lambda case, rows, seed: exact(prior, rows, seed),
-    }
-    return Methods(draws, {"LASSO": threshold, "DPS": scale, "Algorithm 3": radius, "Algorithm 2": ANCHOR_SIGMA})
-
-
-def exact(prior: ExactPrior, rows: Measurement, seed: int) -> Tensor:
-    """Exact samples; equal rows are of the same image."""
-    if isinstance(prior, GaussianFieldPrior):
-        return ExactGaussian()(prior, rows, PooledStreams(len(rows.y), seed))
-    out = torch.empty(len(rows.y), *rows.image_shape)
-    _, group = torch.unique(rows.y.flatten(1), dim=0, return_inverse=True)
-    for number in range(int(group.max()) + 1):
-        places = torch.nonzero(group == number)[:, 0]
-        posterior = MixturePosterior(prior, rows.rows(places[:1]))
-        out[places] = posterior.sample(len(places), stream(seed, f"{number}", -1, "exact")).to(out)
-    return out
+    for method, choices in (("LASSO", THRESHOLDS), ("DPS", SCALES)):
+        blanks[CHOSEN[method]] = best_scale(partial(run, method), error, choices)
+    radius = (run("LASSO", blanks["THRESHOLD"]) - truth).square().mean().sqrt()
+    return blanks | {"RADIUS": float(radius)}
 
 
 @dataclass
 class Found:
-    """Samples of all methods, (K, B, 2, H, W); K = 1 for an estimate."""
+    """Samples of all methods, (K, B, 2, H, W), K = 1 for an estimate, and what one of them cost."""
 
-    case: Case
+    truth: Tensor
+    measurement: Measurement
     samples: dict[str, Tensor]
-    cost: dict[str, tuple[float, float, float]]
+    cost: dict[str, Cost]
 
-    def rows(self, prior: str, acceleration: int, coils: int) -> list[tuple[str, Row]]:
-        """The table's rows."""
-        return [(method, self._row(prior, acceleration, coils, method)) for method in self.samples]
-
-    def _row(self, prior: str, acceleration: int, coils: int, method: str) -> Row:
-        samples, measurement = self.samples[method], self.case.measurement
-        metrics: list[ImageMetric] = [MagnitudePSNR(), MagnitudeSSIM(), NMSE(), Residual()]
-        psnr, ssim, nmse, residual = (self._values(metric, samples[:1]) for metric in metrics)
-        lasso = self._values(metrics[2], self.samples["LASSO"])
-        mean = NMSE()(samples.mean(dim=0), self.case.truth, measurement).numpy()
+    def row(self, prior: str, acceleration: int, coils: int, method: str, setting: float | None) -> Row:
+        """Of the tables."""
+        values = {name: value.numpy() for name, value in self._measured(method).items()}
+        lasso = self._measured("LASSO")["nmse"].numpy()
+        versus = interval(values["nmse"] - lasso)
+        cost = self.cost[method]
         row = Row(
             prior,
             acceleration,
             coils,
             method,
-            *interval(psnr),
-            *interval(ssim),
-            *interval(nmse),
-            nmse_of_mean=float(mean.mean()),
-            nmse_vs_lasso=100 * interval(nmse - lasso)[0] / float(lasso.mean()),
-            nmse_vs_lasso_half=100 * interval(nmse - lasso)[1] / float(lasso.mean()),
-            residual=float(residual.mean()),
-            **dict(zip(("forward", "backward", "seconds"), self.cost[method], strict=True)),
+            *interval(values["psnr"]),
+            *interval(values["ssim"]),
+            *interval(values["nmse"]),
+            nmse_of_mean=float(values.get("nmse_of_mean", values["nmse"]).mean()),
+            nmse_vs_lasso=100 * versus[0] / float(lasso.mean()),
+            nmse_vs_lasso_half=100 * versus[1] / float(lasso.mean()),
+            residual=float(values["residual"].mean()),
+            forward=cost.forward,
+            backward=cost.backward,
+            seconds=cost.seconds,
+            setting=setting,
         )
-        if len(samples) > 1:
-            shares = coverage(samples, self.case.truth).numpy()
+        if len(self.samples[method]) > 1:
+            shares = coverage(self.samples[method], self.truth).numpy()
             row.coverage = float(shares.mean())
             row.coverage_low, row.coverage_high = bootstrap(shares, lambda values: float(np.mean(values)))
         return row
 
-    def _values(self, metric: ImageMetric, samples: Tensor) -> np.ndarray:
-        return metric(samples[0], self.case.truth, self.case.measurement).numpy()
+    def _measured(self, method: str) -> dict[str, Tensor]:
+        return measured(METRICS, self.samples[method], self.truth, self.measurement)
 
     def picture(self, method: str) -> dict[str, np.ndarray]:
         """Magnitudes of the first image: truth, a sample, and with several their mean, its error and their spread."""
-        samples, truth = self.samples[method][:, 0], _magnitude(self.case.truth[0])
+        samples, truth = self.samples[method][:, 0], _magnitude(self.truth[0])
         shown = {"truth": truth, "sample": _magnitude(samples[0])}
         if len(samples) > 1:
             mean = _magnitude(samples.mean(dim=0))
@@ -322,18 +235,27 @@ class Found:
         return shown
 
 
-def evaluate(case: Case, draws: dict[str, Draw], num_samples: int, seed: int) -> Found:
+def evaluate(problem: Problem, blanks: Mapping[str, float], num_images: int, num_samples: int, seed: int) -> Found:
     """Run every method on every image."""
-    found = Found(case, {}, {})
+    truth, measurement = images(problem, "mri", num_images, seed)
+    prior, rows = problem.prior, measurement.repeat(num_samples)
+    draws: dict[str, Callable[[], Tensor]] = {
+        "zero-filled": lambda: measurement.linear_operator("mri").adjoint(measurement.y)
+    }
+    for method, sampler in read_samplers(SAMPLERS, "from_y", blanks).items():
+        seen = measurement if method == "LASSO" else rows
+        draws[method] = partial(sampler, prior, seen, PooledStreams(len(seen.y), seed + 2))
+    anchors = truth + ANCHOR_SIGMA * PooledStreams(len(truth), seed + 2).randn_like("given", truth)
+    anchors = anchors.repeat(num_samples, 1, 1, 1)
+    for method, sampler in read_samplers(SAMPLERS, "from_anchor", blanks).items():
+        assert isinstance(sampler, AnnealedSampler)
+        draws[method] = partial(sampler.from_anchor, prior, rows, anchors, PooledStreams(len(rows.y), seed + 2))
+    names = [f"{number}" for number in range(num_images)]
+    draws["exact"] = lambda: problem.exact_each(measurement, names, num_samples, seed).flatten(0, 1)
+    found = Found(truth, measurement, {}, {})
     for method, draw_samples in draws.items():
-        count = 1 if method in ("zero-filled", "LASSO") else num_samples
-        rows, cost = case.measurement.repeat(count), case.prior.cost
-        before, begun = (cost.forward, cost.backward), time.monotonic()
-        x = draw_samples(case, rows, seed + 2)
-        spent = (cost.forward - before[0], cost.backward - before[1], time.monotonic() - begun)
-        forward, backward, seconds = (value / len(rows.y) for value in spent)
-        found.samples[method] = x.view(count, *case.truth.shape)
-        found.cost[method] = (forward, backward, seconds)
+        x, found.cost[method] = drawn(prior, draw_samples)
+        found.samples[method] = x.view(-1, *truth.shape)
     return found
 
 

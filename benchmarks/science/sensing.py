@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.judge.problems import Problem
 from benchmarks.tools.pooled import PooledStreams
 from benchmarks.tools.tables import interval, write_rows
-from benchmarks.truth.exact_posterior import best_scale
+from benchmarks.tools.tuning import best_scale, read_samplers
 from posterior.measurement import Measurement
-from posterior.noise import GaussianNoise
 from posterior.operators import SubsampledTransform
-from posterior.priors import GaussianMixturePrior
 from posterior.random import stream
-from posterior.samplers import AnnealedLangevin, GeometricAnnealing, Lasso, RespacedSigmas, ReverseDiffusion
+from posterior.samplers import Lasso
+from posterior.shipped import CONFIGS
 
+SAMPLERS = CONFIGS / "science" / "samplers.yaml"
 THRESHOLDS = (1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -43,13 +43,7 @@ class SensingRow:
 
 
 def sensing(
-    prior: GaussianMixturePrior,
-    output: Path,
-    shares: Sequence[float],
-    num_images: int,
-    calls: int,
-    sigma_y: float,
-    seed: int,
+    mixture: Problem, output: Path, shares: Sequence[float], num_images: int, calls: int, seed: int
 ) -> list[SensingRow]:
     """Random-sign DCT coefficients of images drawn from the prior; writes sensing.csv and sensing.png.
 
@@ -57,45 +51,36 @@ def sensing(
     drawn from its estimate; and a posterior sample is within 2 r with high probability, whatever the algorithm was.
 
     Args:
-        prior: whose images are measured.
+        mixture: prior and noise of its measurements.
         output: folder.
         shares: of the coefficients.
         num_images: a share.
         calls: Langevin steps.
-        sigma_y: noise.
         seed: of everything.
     """
-    shape = tuple(prior.means.shape[1:])
-    rows = []
+    prior, rows = mixture.prior, []
     for share in shares:
-        truth, measurement = _measured(prior, share, num_images, sigma_y, seed)
-        other, other_measurement = _measured(prior, share, 8, sigma_y, seed + 1)
-        pool = PooledStreams(8, seed)
+        problem = replace(mixture, operator=SubsampledTransform(share))
+        truth, measurement = images(problem, "sensing", num_images, seed)
+        other, other_measurement = images(problem, "sensing", 8, seed + 1)
 
-        def start(threshold: float, measurement: Measurement = other_measurement, pool: PooledStreams = pool) -> Tensor:
-            return Lasso(threshold)(prior, measurement, pool)
+        def start(threshold: float, seen: Measurement = other_measurement) -> Tensor:
+            return Lasso(threshold)(prior, seen, PooledStreams(len(seen.y), seed))
 
         def error(x: Tensor, truth: Tensor = other) -> float:
             return float(_errors(x, truth).mean())
 
         threshold = best_scale(start, error, THRESHOLDS)
         radius = float((start(threshold) - other).square().mean().sqrt())
-        step = 0.8 * 2 / (prior.curvature(prior.sigma_min) + sigma_y**-2 + radius**-2)
-        sampler = AnnealedLangevin(
-            step,
-            averaged_noise=True,
-            warm_start=Lasso(threshold),
-            anchor_sigma=radius,
-            reverse=ReverseDiffusion(RespacedSigmas(50)),
-            schedule=GeometricAnnealing(calls),
-        )
-        lasso = _errors(Lasso(threshold)(prior, measurement, PooledStreams(num_images, seed)), truth)
+        blanks = {"CALLS": calls, "THRESHOLD": threshold, "RADIUS": radius, "SCALE": 1.0}
+        sampler = read_samplers(SAMPLERS, "from_y", blanks, "Algorithm 3")["Algorithm 3"]
+        lasso = _errors(start(threshold, measurement), truth)
         found = _errors(sampler(prior, measurement, PooledStreams(num_images, seed)), truth)
         difference = interval(found - lasso)
         rows.append(
             SensingRow(
                 share,
-                round(share * shape[1] * shape[2]) * shape[0],
+                int(measurement.operator.num_measured().flatten()[0]),
                 threshold,
                 *interval(lasso),
                 *interval(found),
@@ -111,14 +96,11 @@ def sensing(
     return rows
 
 
-def _measured(
-    prior: GaussianMixturePrior, share: float, count: int, sigma_y: float, seed: int
-) -> tuple[Tensor, Measurement]:
-    truth = prior.sample(count, stream(seed, "sensing", -1, "truth"))
-    streams = [stream(seed, f"{number}", -1, "operator") for number in range(count)]
-    operator = SubsampledTransform(share).realise(truth.shape[1:], streams)
-    noise = torch.randn(truth.shape, generator=stream(seed, "sensing", -1, "noise"))
-    return truth, Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise)
+def images(problem: Problem, name: str, count: int, seed: int) -> tuple[Tensor, Measurement]:
+    """Images drawn from the prior of a problem, and their measurements, by the streams of a name."""
+    truth = problem.truth.sample(count, stream(seed, name, -1, "truth"))
+    ids = [f"{number}" for number in range(count)]
+    return truth, problem.measure(truth, ids, seed, stream(seed, name, -1, "noise"))
 
 
 def _errors(x: Tensor, truth: Tensor) -> np.ndarray:

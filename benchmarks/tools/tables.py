@@ -60,3 +60,8 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean of independent values and half of its 95 % interval, 1.96 standard errors (NaN for one value)."""
     half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return float(np.mean(values)), half
+
+
+def spelt(value: tuple[float, float] | None, digits: int, sign: str = "") -> str:
+    """A mean and the half width of its interval; "-" if there is none."""
+    return "-" if value is None else f"{value[0]:{sign}.{digits}f} +- {value[1]:.{digits}f}"

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.tools.pooled import PooledStreams
+from benchmarks.truth.problems import anchored
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import mode_weight_error, sliced_wasserstein, sliced_wasserstein_floor
 from posterior.noise import GaussianNoise
@@ -181,7 +182,7 @@ def ring(
     runs = []
     for anchor_sigma in anchor_sigmas:
         anchor = truth + anchor_sigma * torch.randn(truth.shape, generator=generator)
-        measurement = Measurement(y.expand(rows, -1, -1, -1), operator, GaussianNoise(sigma_y))
+        measurement = Measurement(y, operator, GaussianNoise(sigma_y))
         descent = [anchor_sigma * 0.9**n for n in range(1, 60)]
         sampler = AnnealedLangevin(
             h,
@@ -189,30 +190,23 @@ def ring(
             reverse=ReverseDiffusion(ListedSigmas([*descent, 0.0])),
             anchor_sigma=anchor_sigma,
         )
-        samples = sampler.from_anchor(prior, measurement, anchor.expand(rows, -1, -1, -1), PooledStreams(rows, seed))
-        sets = [ring_posterior(prior, y, sigma_y, anchor, anchor_sigma, rows, generator) for _ in range(12)]
+        anchors, rng = anchor.expand(rows, -1, -1, -1), PooledStreams(rows, seed)
+        samples = sampler.from_anchor(prior, measurement.repeat(rows), anchors, rng)
+        given = anchored(measurement, anchor, anchor_sigma)
+        sets = [ring_posterior(prior, given, rows, generator) for _ in range(12)]
         distance = sum(sliced_wasserstein(samples, exact) for exact in sets) / len(sets)
         runs.append(RingRun(anchor_sigma, distance, sliced_wasserstein_floor(sets)[0], samples, sets[0]))
     return runs
 
 
-def ring_posterior(
-    prior: RingPrior,
-    y: Tensor,
-    sigma_y: float,
-    anchor: Tensor | None,
-    anchor_sigma: float,
-    count: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Samples (count, 2, 1, 1) of p(x | x0, y), or p(x | y), from a grid of cells of 0.005, uniform within a cell."""
+def ring_posterior(prior: RingPrior, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
+    """Samples (count, 2, 1, 1) of p(x | y), from a grid of cells of 0.005, uniform within a cell."""
     cell = 0.005
     axis = torch.arange(-2, 2, cell, dtype=torch.float64) + cell / 2
     points = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
-    log_prob = prior.log_prob(points)
-    if anchor is not None:
-        log_prob = log_prob - 0.5 * ((points - anchor.double()) / anchor_sigma).square().sum(dim=(1, 2, 3))
-    log_prob = log_prob - 0.5 * ((points[:, 0, 0, 0] - y.double().flatten()) / sigma_y).square()
+    misfit = measurement.operator.to(torch.float64).forward(points) - measurement.y.double()
+    sigma_y = measurement.gaussian_sigma("the ring's posterior")
+    log_prob = prior.log_prob(points) - 0.5 * (misfit / sigma_y).square().flatten(1).sum(dim=1)
     probability = (log_prob - log_prob.max()).exp()
     place = torch.rand(count, generator=generator, dtype=torch.float64)
     index = torch.searchsorted(probability.cumsum(0) / probability.sum(), place).clamp_max(len(points) - 1)

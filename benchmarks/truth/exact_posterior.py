@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import scipy.stats
@@ -12,44 +12,92 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.judge.problems import SHIPPED, MixtureTruth, Problem, Truth, read_problem
+from benchmarks.judge.running import Exact
+from benchmarks.tools.measuring import drawn
 from benchmarks.tools.pooled import PooledStreams
 from benchmarks.tools.tables import read_rows, write_rows
-from benchmarks.truth.problems import SMOKE, Make, Problem, Target, problems
+from benchmarks.tools.tuning import best_scale, read_samplers
+from benchmarks.truth.problems import anchored, projection
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import (
     band_std_ratios,
+    distance_of_projections,
     mmd_test,
     mode_weight_error,
-    sliced_wasserstein,
+    sorted_projections,
     std_ratio,
     subspaces,
 )
-from posterior.noise import GaussianNoise
-from posterior.operators import matrix_of
-from posterior.priors import GaussianMixturePrior
+from posterior.operators import LinearOperator, matrix_of
 from posterior.random import stream
-from posterior.samplers import (
-    DPS,
-    AnnealedLangevin,
-    GeometricAnnealing,
-    KineticLangevin,
-    NoAnnealing,
-    PublishedAnnealing,
-    RespacedSigmas,
-    ReverseDiffusion,
-)
+from posterior.samplers import AnnealedSampler, MixturePosterior, RespacedSigmas, Sampler
 from posterior.shipped import CONFIGS
 
+SAMPLERS = CONFIGS / "truth" / "samplers.yaml"
 DRAW_STEPS = 100
-"""Steps of reverse diffusion that draw X_1."""
-STEP_FRACTIONS = (0.05, 0.1, 0.3)
-"""Langevin's step over its limit of stability, 2 / L: to choose from."""
-AVERAGED_FRACTION, KINETIC_FRACTION = 0.8, 0.75
-"""The same of samplers that do not choose: averaged noise has no bias in Gaussian directions and runs near the limit;
-second order's limit is 2 / sqrt(L)."""
+"""Steps of reverse diffusion that draw X_1 there."""
+SHARES = (0.05, 0.1, 0.3)
+"""Langevin's step over its limit of stability: to choose from."""
 MATRIX_LIMIT = 4096
 """Dimension up to which A is written out to find its measured directions."""
+GIVEN = {"from_y": "y", "from_anchor": "x0,y"}
+"""Table of samplers -> what its targets are given."""
+FILES = {"from_y": "exact_posterior.csv", "from_anchor": "exact_posterior_from_anchor.csv"}
+Make = Callable[[torch.Generator], LinearOperator]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is sampled of a problem: chains and exact sets of so many rows, budgets of calls."""
+
+    samples: int
+    calls: tuple[int, ...]
+    measurements: int = 12
+    sets: int = 40
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem as the tables call it.
+
+    Args:
+        problem, task: in the tables.
+        file: of configs/problem, without its ending.
+        anchor_sigma: noise of the anchor.
+        sizes, smoke: of the full and the small run.
+        make: the operator of a measurement; None: the problem's own.
+    """
+
+    problem: str
+    task: str
+    file: str
+    anchor_sigma: float
+    sizes: Sizes
+    smoke: Sizes
+    make: Make | None = None
+
+
+def tasks() -> list[Task]:
+    """All of them."""
+    fresh = partial(projection, 8, (2, 4, 4))
+    small, rows = Sizes(100, (50,), 2, 4), {"inpainting": "inpainting", "4x SR": "super-resolution", "blur": "blur"}
+    toon, field = Sizes(200, (60, 1000), 2), Sizes(48, (60, 300, 1000), 1, 12)
+    return [
+        Task("mixture, d = 32", "projection", "mixture32", 0.3, Sizes(500, (60, 300, 1000)), small, fresh),
+        Task("mixture, d = 32, loose anchor", "projection", "mixture32", 1, Sizes(500, (60, 100, 1000)), small, fresh),
+        *(
+            Task("toon mixture, d = 3072", task, f"toon-{file}", 0.3, toon, Sizes(16, (20,), 1, 4))
+            for task, file in rows.items()
+        ),
+        *(
+            Task("Gaussian field, 64x64", task, f"field-{file}", 0.3, field, Sizes(8, (20,), 1, 4))
+            for task, file in rows.items()
+        ),
+        Task("ring", "one coordinate", "ring", 0.1, Sizes(1000, (60, 300, 1000)), Sizes(200, (50,), 2, 4)),
+        Task("hard instance", "f(s)", "hard-instance", 0.2, Sizes(500, (100, 300), 4), Sizes(50, (50,), 1, 4)),
+    ]
 
 
 @dataclass
@@ -86,75 +134,52 @@ class Row:
         return float(scipy.stats.t.ppf(0.975, max(self.measurements - 1, 1))) * self.ratio_se
 
 
-@dataclass
-class _Sums:
-    """What was found, measurement by measurement."""
-
-    columns: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, **values: float | None) -> None:
-        for name, value in values.items():
-            if value is not None:
-                self.columns.setdefault(name, []).append(value)
-
-    def mean(self, name: str) -> float | None:
-        values = self.columns.get(name)
-        return sum(values) / len(values) if values else None
-
-
 def exact_posterior(
     output: Path = Path("results/exact_posterior"),
-    toon_mixture: Path = CONFIGS / "prior" / "mixture_toon32.safetensors",
-    toon_field: Path = CONFIGS / "prior" / "gaussian_toon64.yaml",
     only: Sequence[str] = (),
     dps_scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0),
     smoke: bool = False,
     seed: int = 0,
 ) -> list[Row]:
-    """DPS, Algorithms 1, 2 and 3, kinetic and plain Langevin beside exact samples; writes exact_posterior.csv and .png.
+    """DPS, Algorithms 1, 2 and 3, kinetic and plain Langevin beside exact samples; writes two tables and a picture.
 
     "Distance" is sliced W2 over 200 directions to exact sets of the same size, divided by its floor, the mean over
-    pairs of exact sets. Every sampler is held against its own target: p(x | x0, y) for Algorithm 2 and its kinetic
-    counterpart, whose anchor is drawn from the truth; p(x | y) for all others, so that Algorithm 3's double use of the
-    data shows (standard deviations below 1). DPS has, task by task, the best of ``dps_scales`` on a measurement of its
-    own, and Langevin's step is the share of its limit of stability, of three, at which Algorithm 2 does best there.
-    "Algorithm 2, averaged" is Algorithm 2 with ``averaged_noise``, at 0.8 of the limit. N levels of the published
-    schedule cover the same range; the kinetic row's calls include those that draw X_1. Rows that the folder's table has
-    of other problems stay in it.
+    pairs of exact sets. Every sampler is held against its own target. exact_posterior.csv has those that see y alone,
+    target p(x | y), so that Algorithm 3's double use of the data shows (standard deviations below 1);
+    exact_posterior_from_anchor.csv has Algorithm 2 and its kinetic counterpart, whose anchor is drawn from the truth,
+    target p(x | x0, y). DPS has, task by task, the best of ``dps_scales`` on a measurement of its own, and Langevin's
+    step is the share of its limit of stability, of three, at which Algorithm 2 does best there. N levels of the
+    published schedule cover the same range; the kinetic row's calls include those that draw X_1. Samplers are those of
+    configs/truth/samplers.yaml, problems those of `judge`. Rows that the folder's tables have of other
+    problems stay in them.
 
     Args:
         output: folder.
-        toon_mixture: mixture fitted to toon faces (`fit-mixture`).
-        toon_field: configuration of the Gaussian field.
         only: names of problems, or beginnings of names; all if empty.
         dps_scales: scales to choose from.
         smoke: small sizes, under a minute.
-        seed: of everything.
+        seed: of measurements and samples.
 
     Raises:
-        UserError: if no problem has such a name, or the folder's table has rows of another seed or size.
+        UserError: if no problem has such a name, or the folder's tables have rows of another seed or size.
     """
     output.mkdir(parents=True, exist_ok=True)
-    chosen = {
-        name: replace(make(), **SMOKE[name]) if smoke else make()  # type: ignore[arg-type]
-        for name, make in problems(toon_mixture, toon_field, seed).items()
-        if not only or name.startswith(tuple(only))
-    }
+    chosen = [task for task in tasks() if not only or task.problem.startswith(tuple(only))]
     if not chosen:
         raise UserError(f"exact-posterior: no problem is called {list(only)}")
-    table = output / "exact_posterior.csv"
-    rows = read_rows(table, Row)
+    rows = [row for file in FILES.values() for row in read_rows(output / file, Row)]
     if any((row.seed, row.smoke) != (seed, smoke) for row in rows):
-        raise UserError(f"{table} has rows of another seed or size: choose another output")
+        raise UserError(f"{output} has rows of another seed or size: choose another output")
     found: list[Row] = []
-    for name, problem in chosen.items():
-        for task, make in problem.tasks.items():
-            of_task = run_task(problem, name, task, make, (0.5,) if smoke else dps_scales, seed, smoke)
-            for row in of_task:
-                print(_line(row), flush=True)
-            found += of_task
-            rows = [row for row in rows if (row.problem, row.task) != (name, task)] + of_task
-            write_rows(table, rows)
+    for task in chosen:
+        problem, scales = read_problem(SHIPPED / f"{task.file}.yaml"), (0.5,) if smoke else dps_scales
+        of_task = run_task(problem, task, task.smoke if smoke else task.sizes, scales, seed, smoke)
+        for row in of_task:
+            print(_line(row), flush=True)
+        found += of_task
+        rows = [row for row in rows if (row.problem, row.task) != (task.problem, task.task)] + of_task
+        for table, file in FILES.items():
+            write_rows(output / file, [row for row in rows if row.target == f"p(x|{GIVEN[table]})"])
     _draw(rows, output / "exact_posterior.png")
     print(f"picture: {output / 'exact_posterior.png'}")
     return found
@@ -165,7 +190,7 @@ def _line(row: Row) -> str:
         return "   - " if value is None else f"{value:5.2f}"
 
     return (
-        f"{row.problem:29s} {row.task:14s} {row.sampler:26s} {row.target:8s} calls {row.forward:5.0f} + "
+        f"{row.problem:29s} {row.task:14s} {row.sampler:26s} {row.target:9s} calls {row.forward:5.0f} + "
         f"{row.backward:4.0f}  W2 / floor {row.ratio:7.3f} +- {row.ratio_se:.3f}  std measured "
         f"{ratio(row.std_measured)} unmeasured {ratio(row.std_unmeasured)} bands {row.std_bands}  modes "
         f"{ratio(row.mode_error)}  L2 {row.l2_ratio:.3f}  MMD rejects {row.mmd_rejected:.2f}  {row.seconds:.0f} s"
@@ -173,215 +198,186 @@ def _line(row: Row) -> str:
 
 
 def run_task(
-    problem: Problem, name: str, task: str, make: Make, dps_scales: Sequence[float], seed: int, smoke: bool = False
+    problem: Problem, task: Task, sizes: Sizes, dps_scales: Sequence[float], seed: int, smoke: bool = False
 ) -> list[Row]:
-    """Every sampler at every budget, over the problem's measurements."""
-    chosen = dict.fromkeys(problem.calls, (dps_scales[0], STEP_FRACTIONS[-1]))
+    """Every sampler at every budget, over measurements."""
+    label = f"{task.problem} {task.task}"
+    chosen = dict.fromkeys(sizes.calls, (dps_scales[0], SHARES[-1]))
     if len(dps_scales) > 1:
-        few = replace(problem, num_samples=-(-problem.num_samples // 4), num_sets=4)
-        case = Case.draw(few, f"{name} {task} tuning", make, seed, tuning=True)
-        chosen = {calls: case.tuned(calls, dps_scales, STEP_FRACTIONS) for calls in problem.calls}
-    found: dict[tuple[str, str], _Sums] = {}
-    fixed = {"DPS": None, "Algorithm 2, averaged": AVERAGED_FRACTION, "kinetic": KINETIC_FRACTION}
-    for number in range(problem.num_measurements):
-        case = Case.draw(problem, f"{name} {task} {number}", make, seed)
-        for which, target in case.exact.items():
-            own, *others = target.sets
-            found.setdefault((f"exact {which}", f"p(x|{which})"), _Sums()).add(**case.judge(own, which, others))
-        for calls in problem.calls:
-            anchors = case.anchor.expand(problem.num_samples, -1, -1, -1)
-            rows = case.measurement.repeat(problem.num_samples)
-            for sampler, (which, run) in samplers(problem, rows, anchors, calls, *chosen[calls]).items():
-                before, start = replace(problem.prior.cost), time.monotonic()
-                samples = run(PooledStreams(problem.num_samples, case.seed))
-                cost = problem.prior.cost
-                spent: dict[str, float | None] = {
-                    "forward": (cost.forward - before.forward) / problem.num_samples,
-                    "backward": (cost.backward - before.backward) / problem.num_samples,
-                    "seconds": time.monotonic() - start,
-                    "dps_scale": chosen[calls][0] if sampler in ("DPS", "Algorithm 3") else None,
-                    "step_fraction": fixed.get(sampler, chosen[calls][1]),
-                }
-                sums = found.setdefault((f"{sampler} {calls}", f"p(x|{which})"), _Sums())
-                sums.add(**spent, **case.judge(samples, which, case.exact[which].sets))
-    return [_row(name, task, sampler, target, sums, seed, smoke) for (sampler, target), sums in found.items()]
+        few = replace(sizes, samples=-(-sizes.samples // 4), sets=4)
+        case = Case.draw(problem, task, few, f"{label} tuning", seed, tuning=True)
+        chosen = {calls: case.tuned(calls, dps_scales) for calls in sizes.calls}
+    runs = {calls: samplers(calls, *best, task.anchor_sigma) for calls, best in chosen.items()}
+    found: dict[tuple[str, str], list[dict[str, float | None]]] = {}
+    for number in range(sizes.measurements):
+        case = Case.draw(problem, task, sizes, f"{label} {number}", seed)
+        for given, exact in case.exact.items():
+            own, *others = exact.sets
+            found.setdefault((f"exact {given}", given), []).append(case.compared(own, given, with_floor(others)))
+        for calls, tables in runs.items():
+            for table, named in tables.items():
+                for name, sampler in named.items():
+                    found.setdefault((f"{name} {calls}", GIVEN[table]), []).append(case.judged(sampler, table))
+    return [_row(task, sampler, given, columns, seed, smoke) for (sampler, given), columns in found.items()]
 
 
-def _row(name: str, task: str, sampler: str, target: str, sums: _Sums, seed: int, smoke: bool) -> Row:
-    ratios = torch.tensor(sums.columns["ratio"], dtype=torch.float64)
-    bands = [sums.mean(f"band{number}") for number in range(3)]
-    p_values = sums.columns["mmd_p"]
+def samplers(calls: int, scale: float, share: float, anchor_sigma: float) -> dict[str, dict[str, Sampler]]:
+    """Those of the file, by table and name.
+
+    Args:
+        calls: Langevin steps, and DPS steps, at most 1000.
+        scale: of DPS.
+        share: Langevin's step over its limit of stability, where that is not fixed.
+        anchor_sigma: noise of an anchor.
+    """
+    levels = max(calls - len(RespacedSigmas(DRAW_STEPS).below(anchor_sigma)), 1) + 1  # the chain begins with a call
+    blanks: dict[str, float] = {"CALLS": calls, "GROWTH": 9 / calls, "LEVELS": levels}
+    blanks |= {"SCALE": scale, "SHARE": share, "ANCHOR": anchor_sigma}
+    return {table: read_samplers(SAMPLERS, table, blanks) for table in GIVEN}
+
+
+def _row(
+    task: Task, sampler: str, given: str, columns: Sequence[dict[str, float | None]], seed: int, smoke: bool
+) -> Row:
+    def values(name: str) -> list[float]:
+        return [value for one in columns if (value := one.get(name)) is not None]
+
+    def mean(name: str) -> float | None:
+        found = values(name)
+        return sum(found) / len(found) if found else None
+
+    ratios = torch.tensor(values("ratio"), dtype=torch.float64)
+    bands = [f"{value:.2f}" for number in range(3) if (value := mean(f"band{number}")) is not None]
     return Row(
-        name,
-        task,
+        task.problem,
+        task.task,
         sampler,
-        target,
+        f"p(x|{given})",
         len(ratios),
-        sums.mean("forward") or 0.0,
-        sums.mean("backward") or 0.0,
-        sums.mean("w2") or 0.0,
-        sums.mean("floor") or 0.0,
+        mean("forward") or 0.0,
+        mean("backward") or 0.0,
+        mean("w2") or 0.0,
+        mean("floor") or 0.0,
         float(ratios.mean()),
         float(ratios.std()) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan"),
-        sums.mean("measured"),
-        sums.mean("unmeasured"),
-        " ".join(f"{value:.2f}" for value in bands if value is not None) or "-",
-        sums.mean("modes"),
-        sums.mean("l2") or 0.0,
-        sum(p < 0.05 for p in p_values) / len(p_values),
-        sums.mean("dps_scale"),
-        sums.mean("step_fraction"),
-        sums.mean("seconds") or 0.0,
+        mean("measured"),
+        mean("unmeasured"),
+        " ".join(bands) or "-",
+        mean("modes"),
+        mean("l2") or 0.0,
+        sum(p < 0.05 for p in values("mmd_p")) / len(ratios),
+        mean("dps_scale"),
+        mean("step_fraction"),
+        mean("seconds") or 0.0,
         seed,
         smoke,
     )
 
 
+def given_anchor(
+    truth: Truth, measurement: Measurement, anchor: Tensor, anchor_sigma: float
+) -> tuple[Truth, Measurement]:
+    """A law and a measurement whose posterior is p(x | x0, y)."""
+    if isinstance(truth, MixtureTruth):
+        return MixtureTruth(truth.prior.given_anchor(anchor[0], anchor_sigma)), measurement
+    return truth, anchored(measurement, anchor, anchor_sigma)
+
+
+def with_floor(sets: Sequence[Tensor]) -> Exact:
+    """Exact sets, and the mean distance over pairs of them, each set in one pair."""
+    along = [sorted_projections(one) for one in sets]
+    pairs = [distance_of_projections(a, b) for a, b in zip(along[::2], along[1::2], strict=False)]
+    return Exact(list(sets), along, sum(pairs) / len(pairs))
+
+
 @dataclass(frozen=True)
 class Case:
-    """One measurement of a problem, its anchor, and exact samples of both posteriors."""
+    """One measurement of a problem and its anchor; by what is given: exact sets, and the weights of modes."""
 
     problem: Problem
+    task: Task
     truth: Tensor
     measurement: Measurement
     anchor: Tensor
-    exact: dict[str, Target]
-    directions: tuple[Tensor, Tensor] | None
+    exact: dict[str, Exact]
+    weights: dict[str, Tensor]
+    directions: dict[str, Tensor]
+    samples: int
     seed: int
 
     @classmethod
-    def draw(cls, problem: Problem, label: str, make: Make, seed: int, tuning: bool = False) -> Case:
+    def draw(cls, problem: Problem, task: Task, sizes: Sizes, label: str, seed: int, tuning: bool = False) -> Case:
         """Truth, measurement and anchor from the streams of the label; for tuning, without the directions."""
         generator = stream(seed, label, -1, "problem")
-        operator, truth = make(generator), problem.draw(generator)
+        operator = task.make(generator) if task.make else problem.operator.realise(problem.image_shape, [generator])
+        truth = problem.truth.sample(1, generator)
         noise = torch.randn(1, *operator.measurement_shape, generator=generator)
-        measurement = Measurement.simulate(truth, operator, GaussianNoise(problem.sigma_y), noise)
-        anchor = truth + problem.anchor_sigma * torch.randn(truth.shape, generator=generator)
-        targets = {"y": None, "x0,y": anchor}
-        exact = {
-            which: problem.target(problem, measurement, given, stream(seed, label, -1, f"exact {which}"))
-            for which, given in targets.items()
+        measurement = Measurement.simulate(truth, operator, problem.likelihood, noise)
+        anchor = truth + task.anchor_sigma * torch.randn(truth.shape, generator=generator)
+        laws = {
+            "y": (problem.truth, measurement),
+            "x0,y": given_anchor(problem.truth, measurement, anchor, task.anchor_sigma),
         }
-        directions = None
+        exact, weights, directions = {}, {}, {}
+        for given, (law, seen) in laws.items():
+            count, rng = sizes.samples, stream(seed, label, -1, f"exact {given}")
+            if isinstance(law, MixtureTruth):
+                mixture = MixturePosterior(law.prior, seen)
+                exact[given] = with_floor([mixture.sample(count, rng) for _ in range(sizes.sets)])
+                weights[given] = mixture.weights
+            else:
+                exact[given] = with_floor(law.posterior(seen, count * sizes.sets, rng).split(count))
         if not tuning and truth.numel() <= MATRIX_LIMIT:
-            measured, rest = subspaces(matrix_of(operator))
-            directions = (measured, rest)
+            parts = subspaces(matrix_of(measurement.linear_operator("exact-posterior")))
+            directions = dict(zip(("measured", "unmeasured"), parts, strict=True))
         number = int(torch.randint(2**31, (), generator=generator))
-        return cls(problem, truth, measurement, anchor, exact, directions, number)
+        return cls(problem, task, truth, measurement, anchor, exact, weights, directions, sizes.samples, number)
 
-    def tuned(self, calls: int, scales: Sequence[float], fractions: Sequence[float]) -> tuple[float, float]:
-        """DPS's scale that comes nearest to p(x | y), and Algorithm 2's best step fraction for its target."""
-        problem, count = self.problem, self.problem.num_samples
-        rows, anchors = self.measurement.repeat(count), self.anchor.expand(count, -1, -1, -1)
+    def tuned(self, calls: int, scales: Sequence[float]) -> tuple[float, float]:
+        """DPS's scale, and the share of its limit with which Algorithm 2 steps, that come nearest to their targets."""
 
-        def run(sampler: str, scale: float, fraction: float) -> Tensor:
-            _, draw = samplers(problem, rows, anchors, calls, scale, fraction)[sampler]
-            return draw(PooledStreams(count, self.seed))
+        def best(table: str, name: str, choices: Sequence[float]) -> float:
+            def run(choice: float) -> Tensor:
+                return self.run(samplers(calls, choice, choice, self.task.anchor_sigma)[table][name], table)
 
-        scale, fraction = scales[0], fractions[0]
-        if calls <= 1000:
-            scale = best_scale(
-                lambda scale: run("DPS", scale, fraction), lambda x: self.distance(x, self.exact["y"].sets), scales
-            )
-        fraction = best_scale(
-            lambda fraction: run("Algorithm 2", scale, fraction),
-            lambda x: self.distance(x, self.exact["x0,y"].sets),
-            fractions,
-        )
-        return scale, fraction
+            return best_scale(run, self.exact[GIVEN[table]].ratio, choices)
 
-    def distance(self, samples: Tensor, sets: Sequence[Tensor]) -> float:
-        """Mean sliced W2 to exact sets."""
-        return sum(sliced_wasserstein(samples, exact) for exact in sets) / len(sets)
+        return best("from_y", "DPS", scales), best("from_anchor", "Algorithm 2", SHARES)
 
-    def judge(self, samples: Tensor, which: str, sets: Sequence[Tensor]) -> dict[str, float | None]:
+    def run(self, sampler: Sampler, table: str) -> Tensor:
+        """Samples (N, C, H, W)."""
+        rows, rng = self.measurement.repeat(self.samples), PooledStreams(self.samples, self.seed)
+        if table == "from_y":
+            return sampler(self.problem.prior, rows, rng)
+        assert isinstance(sampler, AnnealedSampler)
+        return sampler.from_anchor(self.problem.prior, rows, self.anchor.expand(self.samples, -1, -1, -1), rng)
+
+    def judged(self, sampler: Sampler, table: str) -> dict[str, float | None]:
+        """What a sampler gives, at what cost and with which settings."""
+        samples, cost = drawn(self.problem.prior, lambda: self.run(sampler, table))
+        return self.compared(samples, GIVEN[table], self.exact[GIVEN[table]]) | {
+            "forward": cost.forward,
+            "backward": cost.backward,
+            "seconds": cost.seconds * self.samples,
+            "dps_scale": getattr(getattr(sampler, "warm_start", None) or sampler, "scale", None),
+            "step_fraction": getattr(sampler, "step_fraction", getattr(sampler, "step_size", None)),
+        }
+
+    def compared(self, samples: Tensor, given: str, exact: Exact) -> dict[str, float | None]:
         """Distance, floor and spread of samples beside exact sets."""
-        pairs = list(zip(sets[::2], sets[1::2], strict=False))
-        floor = sum(sliced_wasserstein(a, b) for a, b in pairs) / len(pairs)
-        distance = self.distance(samples, sets)
-        pooled = torch.cat(list(sets))
-        values: dict[str, float | None] = {"w2": distance, "floor": floor, "ratio": distance / floor}
-        if self.directions is not None:
-            for name, directions in zip(("measured", "unmeasured"), self.directions, strict=True):
-                values[name] = std_ratio(samples, pooled, directions) if directions.shape[1] else None
+        pooled, ratio = torch.cat(exact.sets), exact.ratio(samples)
+        values: dict[str, float | None] = {"w2": ratio * exact.floor, "floor": exact.floor, "ratio": ratio}
+        for name, directions in self.directions.items():
+            values[name] = std_ratio(samples, pooled, directions) if directions.shape[1] else None
         if min(samples.shape[-2:]) >= 16:
             values |= {f"band{number}": value for number, value in enumerate(band_std_ratios(samples, pooled, 3))}
-        prior, weights = self.problem.prior, self.exact[which].weights
-        if isinstance(prior, GaussianMixturePrior) and weights is not None:
-            values["modes"] = mode_weight_error(prior.responsibilities(samples), weights)
+        if isinstance(self.problem.truth, MixtureTruth):
+            modes = self.problem.truth.prior.responsibilities(samples)
+            values["modes"] = mode_weight_error(modes, self.weights[given])
         errors = [(x - self.truth).flatten(1).norm(dim=1).mean() for x in (samples, pooled)]
         values["l2"] = float(errors[0] / errors[1])
-        values["mmd_p"] = mmd_test(samples, sets[0], num_permutations=200)[1]
+        values["mmd_p"] = mmd_test(samples, exact.sets[0], num_permutations=200)[1]
         return values
-
-
-Run = Callable[[PooledStreams], Tensor]
-
-
-def samplers(
-    problem: Problem, rows: Measurement, anchors: Tensor, calls: int, dps_scale: float, step_fraction: float
-) -> dict[str, tuple[str, Run]]:
-    """name -> (which posterior it targets, samples from random numbers).
-
-    Args:
-        problem: prior and noise levels.
-        rows: one row a chain.
-        anchors: x0 of each chain, for Algorithm 2.
-        calls: Langevin steps, and DPS steps: at most 1000 start Algorithm 3, and there is no row of DPS beyond.
-        dps_scale: of DPS.
-        step_fraction: Langevin's step over its limit of stability, where that is not fixed.
-    """
-    prior = problem.prior
-    norm = rows.linear_operator("exact-posterior").norm_bound()
-    curvature = prior.curvature(prior.sigma_min) + norm**2 / problem.sigma_y**2
-    levels = min(calls, 1000)
-    schedule = PublishedAnnealing(9 / levels, levels, max(calls // levels, 1))
-    dps = plain_dps(calls, dps_scale)
-    reverse = ReverseDiffusion(RespacedSigmas(DRAW_STEPS))
-    cold = AnnealedLangevin(step_fraction * 2 / curvature, schedule=schedule, reverse=reverse)
-    near = step_fraction * 2 / (curvature + problem.anchor_sigma**-2)
-    warm = replace(cold, step_size=near, anchor_sigma=problem.anchor_sigma)
-    averaged = replace(warm, step_size=AVERAGED_FRACTION / step_fraction * near, averaged_noise=True)
-    spent = len(reverse.schedule.below(problem.anchor_sigma))  # for X_1, and the chain's first call
-    kinetic = KineticLangevin(
-        KINETIC_FRACTION,
-        schedule=GeometricAnnealing(max(calls - spent, 1) + 1),
-        reverse=reverse,
-        anchor_sigma=problem.anchor_sigma,
-    )
-    runs: dict[str, tuple[str, Run]] = {"DPS": ("y", lambda rng: dps(prior, rows, rng))} if calls <= 1000 else {}
-    return runs | {
-        "Algorithm 1": ("y", lambda rng: cold(prior, rows, rng)),
-        "Algorithm 2": ("x0,y", lambda rng: warm.from_anchor(prior, rows, anchors, rng)),
-        "Algorithm 2, averaged": ("x0,y", lambda rng: averaged.from_anchor(prior, rows, anchors, rng)),
-        "kinetic": ("x0,y", lambda rng: kinetic.from_anchor(prior, rows, anchors, rng)),
-        "Algorithm 3": ("y", lambda rng: replace(warm, warm_start=dps)(prior, rows, rng)),
-        "plain": ("y", lambda rng: replace(cold, schedule=NoAnnealing(calls))(prior, rows, rng)),
-    }
-
-
-def plain_dps(calls: int, scale: float) -> DPS:
-    """DPS in so many steps (at most 1000), without clipping: these priors leave [-1, 1]."""
-    return DPS(RespacedSigmas(min(calls, 1000)), scale=scale, clip_denoised=False)
-
-
-def best_scale(run: Callable[[float], Tensor], loss: Callable[[Tensor], float], scales: Sequence[float]) -> float:
-    """The scale (or other setting) whose samples have the smallest loss; those at which chains diverge are left out.
-
-    Raises:
-        UserError: if chains diverge at every one.
-    """
-    losses = {}
-    for scale in scales:
-        try:
-            samples = run(scale)
-        except UserError:
-            continue
-        if torch.isfinite(samples).all():
-            losses[scale] = loss(samples)
-    if not losses:
-        raise UserError(f"chains diverge at every setting of {list(scales)}")
-    return min(losses, key=losses.__getitem__)
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
@@ -406,6 +402,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
                 marker="o",
                 capsize=3,
                 color=f"C{number}",
+                linestyle=":" if "x0" in points[0].target else "-",
                 label=f"{sampler}, {points[0].target}",
             )
         axes.axhline(1.0, linestyle="--", color="black", label="floor: two exact sets")

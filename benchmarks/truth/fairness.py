@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +13,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.judge.problems import Problem
+from benchmarks.tools.measuring import drawn
 from benchmarks.tools.pooled import PooledStreams
-from benchmarks.truth.exact_posterior import Run, best_scale, plain_dps, samplers
-from benchmarks.truth.problems import Problem, mixture_problem
+from benchmarks.tools.tables import write_rows
+from benchmarks.tools.tuning import best_scale
+from benchmarks.truth.exact_posterior import samplers
 from datamodules.toon import toon_tones
 from datamodules.training import ToonFaceImages
 from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import bootstrap
 from posterior.noise import GaussianNoise
-from posterior.operators import Inpainting
+from posterior.operators import MaskInpainting
 from posterior.priors import GaussianMixturePrior
 from posterior.random import stream
 from posterior.results.pictures import save_png, sheet
-from posterior.samplers import MixturePosterior
 
 TONES = {"light": ("#f1c3a5", 0.7), "brown": ("#a36b4f", 0.2), "dark": ("#5c3829", 0.1)}
 """Name -> (the palette's colour, its share)."""
+ANCHOR_SIGMA = 0.3
+"""To which Algorithm 3 re-noises what DPS gives."""
 
 
 @dataclass
@@ -70,13 +74,14 @@ def fairness(
     smoke: bool = False,
     seed: int = 0,
 ) -> list[Shares]:
-    """Toon faces of three skin tones, 70 / 20 / 10, face and neck masked; writes fairness.csv, fairness.png, faces.png.
+    """Toon faces of three skin tones, 70 / 20 / 10, face and neck masked; writes a table, pictures and mask.npy.
 
     The prior is a mixture fitted to toon faces whose skin tone is taken out first; each of its components is then
     repeated with every tone, weighted 70 / 20 / 10. The tone so changes masked pixels only: given any y the exact
     posterior has 70 / 20 / 10, which is also the generator's marginal. Measured are real faces that were not fitted,
     their tones drawn 70 / 20 / 10. A sample counts for the tone that its exact responsibilities name. The row "prior"
-    are samples that ignore the measurement: they have the right shares, and the wrong residual.
+    are samples that ignore the measurement: they have the right shares, and the wrong residual. Samplers are those of
+    configs/truth/samplers.yaml that see y alone: an anchor drawn from the truth would show the tone.
 
     Args:
         output: folder.
@@ -100,37 +105,26 @@ def fairness(
         num_faces, num_samples, calls, count, num_components, rank = 8, 4, 30, 500, 2, 8
         dps_scales = dps_scales[:1]
     prior, mask = toned_mixture(start, count, num_components, rank, cache, seed)
-    problem = mixture_problem(prior, {}, sigma_y)
+    np.save(output / "mask.npy", mask[0, 0].numpy())
+    operator, law = MaskInpainting(output / "mask.npy"), GaussianNoise(sigma_y)
+    problem = Problem("fairness", "a tone that y does not tell", prior, operator, law, (3, 32, 32))
     truth = _measured_faces(start + count, num_faces + 8, cache, seed)
     test, spare = truth[:num_faces], truth[num_faces:]
-    scale = _scale(problem, spare, mask, calls, dps_scales, seed) if len(dps_scales) > 1 else dps_scales[0]
-    measurement = _masked(test, mask, sigma_y, seed)
+    scale = _scale(problem, spare, calls, dps_scales, step_fraction, seed) if len(dps_scales) > 1 else dps_scales[0]
+    names = [f"face {number}" for number in range(num_faces)]
+    measurement = _masked(problem, test, seed)
     rows = measurement.repeat(num_samples)
-    exact = torch.stack(
-        [
-            MixturePosterior(prior, measurement.rows(torch.tensor([n]))).sample(
-                num_samples, stream(seed, f"face {n}", -1, "exact")
-            )
-            for n in range(num_faces)
-        ],
-        dim=1,
-    )
-    drawn = prior.sample(len(rows.y), stream(seed, "fairness", -1, "prior")).view_as(exact)
-    pictures: dict[str, Tensor] = {}
-    found: list[Shares] = []
-    runs: dict[str, tuple[str, Run]] = {"exact": ("y", lambda rng: exact), "prior": ("y", lambda rng: drawn)}
-    for sampler, (which, run) in (runs | samplers(problem, rows, rows.y, calls, scale, step_fraction)).items():
-        if which != "y":  # an anchor drawn from the truth would show the tone
-            continue
-        before = prior.cost.forward + prior.cost.backward
-        pictures[sampler] = run(PooledStreams(len(rows.y), seed)).view_as(exact)
-        spent = (prior.cost.forward + prior.cost.backward - before) / len(rows.y)
-        found.append(_counted(sampler, prior, pictures[sampler], exact, rows, spent))
-        print(_line(found[-1]), flush=True)
-    with (output / "fairness.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(found[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in found)
+    exact = problem.exact_each(measurement, names, num_samples, seed)
+    ignoring = problem.truth.sample(len(rows.y), stream(seed, "fairness", -1, "prior"))
+    pictures = {"exact": exact, "prior": ignoring.view_as(exact)}
+    found = [_counted(name, prior, x, exact, rows, 0.0) for name, x in pictures.items()]
+    for name, sampler in samplers(calls, scale, step_fraction, ANCHOR_SIGMA)["from_y"].items():
+        x, cost = drawn(prior, partial(sampler, prior, rows, PooledStreams(len(rows.y), seed)))
+        pictures[name] = x.view_as(exact)
+        found.append(_counted(name, prior, pictures[name], exact, rows, cost.forward + cost.backward))
+    for row in found:
+        print(_line(row), flush=True)
+    write_rows(output / "fairness.csv", found)
     _draw(found, output / "fairness.png")
     shown = [measurement.y[:4], *(samples[k, :4] for samples in pictures.values() for k in range(2))]
     save_png(sheet(torch.cat(shown).clamp(-1, 1), columns=4, enlarge=3), output / "faces.png")
@@ -193,20 +187,21 @@ def _measured_faces(start: int, count: int, cache: Path, seed: int) -> Tensor:
     return images[torch.tensor(faces) - start]
 
 
-def _masked(truth: Tensor, mask: Tensor, sigma_y: float, seed: int) -> Measurement:
-    operator = Inpainting(mask.expand(len(truth), -1, -1, -1), truth.shape[1:])
-    noise = PooledStreams(len(truth), seed).randn("noise", truth.shape[1:])
-    return Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise)
+def _masked(problem: Problem, truth: Tensor, seed: int) -> Measurement:
+    return problem.measure(truth, [""] * len(truth), seed, stream(seed, "pool", 0, "noise"))
 
 
-def _scale(problem: Problem, truth: Tensor, mask: Tensor, calls: int, scales: Sequence[float], seed: int) -> float:
+def _scale(
+    problem: Problem, truth: Tensor, calls: int, scales: Sequence[float], step_fraction: float, seed: int
+) -> float:
     """The scale of DPS whose residual is nearest to that of the truth, 1."""
-    measurement = _masked(truth, mask, problem.sigma_y, seed + 1)
-    return best_scale(
-        lambda scale: plain_dps(calls, scale)(problem.prior, measurement, PooledStreams(len(truth), seed + 1)),
-        lambda samples: abs(float(measurement.relative_residual(samples).mean()) - 1),
-        scales,
-    )
+    measurement = _masked(problem, truth, seed + 1)
+
+    def run(scale: float) -> Tensor:
+        dps = samplers(calls, scale, step_fraction, ANCHOR_SIGMA)["from_y"]["DPS"]
+        return dps(problem.prior, measurement, PooledStreams(len(truth), seed + 1))
+
+    return best_scale(run, lambda x: abs(float(measurement.relative_residual(x).mean()) - 1), scales)
 
 
 def _counted(

@@ -3,6 +3,7 @@
 from posterior.metrics.base import ImageMetric, MeanOverImages
 from posterior.metrics.distances import FeatureDistance, distances
 from posterior.metrics.features import Inception, PixelFeatures, VGG16Pixels, encode
+from posterior.metrics.functionals import Functional
 from posterior.metrics.images import L2, LPIPS, PSNR, SSIM, Residual, standard_metrics, unit_range
 from posterior.metrics.mri import NMSE, MagnitudePSNR, MagnitudeSSIM
 from posterior.metrics.records import RecordMeans, Summary
@@ -14,6 +15,7 @@ __all__ = [
     "PSNR",
     "SSIM",
     "FeatureDistance",
+    "Functional",
     "ImageMetric",
     "Inception",
     "MagnitudePSNR",

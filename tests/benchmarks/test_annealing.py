@@ -9,6 +9,10 @@ import pytest
 import torch
 
 from benchmarks.truth.annealing import annealing, hard_instance, lemma_f1, lemma_f2, ring, ring_posterior
+from benchmarks.truth.problems import anchored
+from posterior import Measurement
+from posterior.noise import GaussianNoise
+from posterior.operators import Dense
 from posterior.priors import RingPrior
 
 
@@ -41,7 +45,8 @@ def test_a_warm_start_makes_the_ring_easy():
 def test_the_rings_exact_samples_are_those_of_rejection():
     prior, generator = RingPrior(0.2), torch.Generator().manual_seed(0)
     y, anchor = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0.4, 0.7]).view(1, 2, 1, 1)
-    exact = ring_posterior(prior, y, 0.3, anchor, 0.4, 20_000, generator).flatten(1)
+    measurement = Measurement(y, Dense(torch.tensor([[1.0, 0.0]]), RingPrior.IMAGE_SHAPE), GaussianNoise(0.3))
+    exact = ring_posterior(prior, anchored(measurement, anchor, 0.4), 20_000, generator).flatten(1)
     x = prior.sample(200_000, generator).flatten(1)
     misfit = ((x - anchor.flatten()) / 0.4).square().sum(dim=1) + ((x[:, 0] - 0.5) / 0.3).square()
     kept = x[torch.rand(len(x), generator=generator) < (-0.5 * misfit).exp()]

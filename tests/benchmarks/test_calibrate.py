@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -69,12 +70,66 @@ def test_what_is_kept_is_checked_without_sampling(files, tmp_path, monkeypatch, 
     assert capsys.readouterr().out == told
     report = json.loads((folder / "calibrate.json").read_text())
     (problem,) = report["samplers"][0]["problems"]
-    assert {one["kind"] for one in problem["findings"]} == {"rank", "coverage", "spread"}
+    assert {one["kind"] for one in problem["findings"]} == {"rank", "coverage", "spread", "pixels", "score"}
+    assert set(report["curves"]) == {"pixels", "coverage", "spread_skill"}
     assert len(problem["ranks"]["brightness"]) == 40
     assert LIMITS in (folder / "calibrate.md").read_text()
     assert (folder / "calibrate.html").read_text().count("<img") == 1
     with pytest.raises(UserError, match="holds no calibration"):
         calibrate_command(["check", str(tmp_path)])
+
+
+def first_number(x):
+    """A functional: a number of each image."""
+    return x[:, 0, 0, 0]
+
+
+def right(x):
+    """Another, yes or no: is the image of the mode at the right?"""
+    return x[:, 0, 0, 0] > 0
+
+
+def not_a_number(x):
+    return x[:, 0, 0, 0] / 0
+
+
+def of_all(x):
+    return x.mean()
+
+
+@pytest.fixture
+def functionals(tmp_path, monkeypatch):
+    """Paths of the functions of this file, as those of a module of the user's."""
+    source = "\n\n".join(inspect.getsource(one) for one in (first_number, right, not_a_number, of_all))
+    (tmp_path / "my_functions.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "my_functions."
+
+
+def test_functionals_of_ones_own_are_ranked(files, tmp_path, functionals, capsys):
+    """Also along samples that are there already."""
+    folder = tmp_path / "out"
+    asked = files("share: 1.0", pairs=64, samples=9, functionals=[functionals + "first_number"])
+    judged = calibrate(asked, folder)
+    assert next(one.p for one in judged.findings if one.test == "rank of first_number") < 1e-6
+    calibrate_command(["check", str(folder), "--functional", functionals + "right"])
+    (problem,) = json.loads((folder / "calibrate.json").read_text())["samplers"][0]["problems"]
+    p_values = {one["test"]: one["p"] for one in problem["findings"]}
+    assert p_values["rank of first_number"] < 1e-6
+    assert p_values["rank of right"] < 1e-3
+    for name, told in (
+        ("nothing", "has no nothing"),
+        ("not_a_number", "not_a_number gave a value that is not finite"),
+        ("of_all", r"of_all gave \(\) torch.float32 for 256 images, expected a number for each, \(256,\)"),
+    ):
+        with pytest.raises(UserError, match=told) as caught:
+            calibrate_command(["check", str(folder), "--functional", functionals + name])
+        assert "\n" not in str(caught.value)
+
+
+def test_a_functional_of_an_exact_sampler_is_calibrated(files, tmp_path, functionals):
+    asked = files(pairs=128, samples=9, functionals=[functionals + "first_number", functionals + "right"])
+    assert not calibrate(asked, tmp_path / "out").refuted
 
 
 def tiny_prior() -> DiffusionPrior:
@@ -97,7 +152,7 @@ def test_truths_of_a_network_depend_on_their_name_alone_and_have_a_stated_end():
     assert Streams(0, ["a/truth"], samples=[-1]).rows == [("a/truth", -1)]
 
 
-def test_a_network_needs_no_closed_form(tmp_path):
+def test_a_network_needs_no_closed_form(tmp_path, monkeypatch):
     settings = {
         "prior": {
             "class_path": "posterior.priors.DiffusionPrior",
@@ -122,6 +177,10 @@ def test_a_network_needs_no_closed_form(tmp_path):
     assert not problem.truth.exact
     with pytest.raises(UserError, match="sampler is no part of a task"):
         problem_of(settings | {"sampler": {}}, denoised=False)
+    low = {"class_path": "benchmarks.judge.problems.two_modes", "init_args": {}}
+    monkeypatch.setattr("posterior.priors.GaussianMixturePrior.sigma_max", 2.0, raising=False)
+    with pytest.raises(UserError, match="gives no truths: its levels end at sigma 2, where images are still seen"):
+        problem_of(settings | {"prior": low, "image_shape": [1, 1, 8]}, denoised=True)
     del settings["likelihood"]
     with pytest.raises(UserError, match="likelihood is missing"):
         problem_of(settings, denoised=False)

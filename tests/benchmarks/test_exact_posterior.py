@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks.faces.fit_mixture import fit_mixture
-from benchmarks.truth.exact_posterior import best_scale, exact_posterior, run_task
-from benchmarks.truth.problems import WithAnchor, field_problem, mixture_problem, random_mixture
+from benchmarks.judge.problems import FieldTruth, MixtureTruth, Problem, RandomProjection
+from benchmarks.truth.exact_posterior import FILES, Sizes, Task, exact_posterior, given_anchor, run_task
+from benchmarks.truth.problems import WithAnchor, projection, random_mixture
 from datamodules.training import FolderImages
 from posterior import Measurement, UserError
 from posterior.noise import GaussianNoise
-from posterior.operators import Dense, RandomInpainting, matrix_of
+from posterior.operators import RandomInpainting, matrix_of
 from posterior.priors import GaussianMixturePrior
 
 
-def test_the_smoke_run_judges_every_sampler_on_every_problem(tmp_path, root):
-    rows = exact_posterior(
-        tmp_path,
-        root / "configs" / "prior" / "mixture_toon32.safetensors",
-        root / "configs" / "prior" / "gaussian_toon64.yaml",
-        smoke=True,
-    )
+def read(folder):
+    """Rows of both tables."""
+    found = {}
+    for table, name in FILES.items():
+        with (folder / name).open() as file:
+            found[table] = list(csv.DictReader(file))
+    return found
+
+
+def test_the_smoke_run_judges_every_sampler_on_every_problem(tmp_path):
+    rows = exact_posterior(tmp_path, smoke=True)
     tasks = {(row.problem, row.task) for row in rows}
     assert len(tasks) == 10
     assert len(rows) == 9 * len(tasks)
@@ -36,47 +41,39 @@ def test_the_smoke_run_judges_every_sampler_on_every_problem(tmp_path, root):
     assert all(row.forward == row.backward == int(row.sampler.split()[1]) for row in dps)
     toon = {row.sampler: row for row in rows if row.problem.startswith("toon") and row.task == "4x SR"}
     assert toon["Algorithm 2 20"].ratio < toon["Algorithm 1 20"].ratio
-    with (tmp_path / "exact_posterior.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(rows)
+    tables = read(tmp_path)
+    assert sum(len(found) for found in tables.values()) == len(rows)
+    assert {row["target"] for row in tables["from_y"]} == {"p(x|y)"}
+    assert {row["target"] for row in tables["from_anchor"]} == {"p(x|x0,y)"}
     assert Image.open(tmp_path / "exact_posterior.png").size[0] > 1000
 
 
-def test_rows_of_other_problems_stay_in_the_table(tmp_path, root):
-    missing = tmp_path / "missing.safetensors"  # read by the problem that needs it only
-    first = exact_posterior(tmp_path, missing, missing, only=["ring"], smoke=True)
-    exact_posterior(tmp_path, missing, missing, only=["hard"], smoke=True)
-    again = exact_posterior(tmp_path, missing, missing, only=["ring"], smoke=True)
+def test_rows_of_other_problems_stay_in_the_table(tmp_path):
+    first = exact_posterior(tmp_path, only=["ring"], smoke=True)
+    exact_posterior(tmp_path, only=["hard"], smoke=True)
+    again = exact_posterior(tmp_path, only=["ring"], smoke=True)
     assert [row.ratio for row in first] == [row.ratio for row in again]
-    with (tmp_path / "exact_posterior.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for found in read(tmp_path).values() for row in found]
     assert sorted({row["problem"] for row in rows}) == ["hard instance", "ring"]
     assert len(rows) == 2 * len(first)
     with pytest.raises(UserError, match="rows of another seed or size"):
-        exact_posterior(tmp_path, missing, missing, only=["ring"], smoke=True, seed=1)
+        exact_posterior(tmp_path, only=["ring"], smoke=True, seed=1)
     (tmp_path / "exact_posterior.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="a table of another kind"):
-        exact_posterior(tmp_path, missing, missing, only=["ring"], smoke=True)
+        exact_posterior(tmp_path, only=["ring"], smoke=True)
 
 
-def test_no_problem_of_that_name(tmp_path, root):
+def test_no_problem_of_that_name(tmp_path):
     with pytest.raises(UserError, match="no problem is called"):
-        exact_posterior(
-            tmp_path,
-            root / "configs" / "prior" / "mixture_toon32.safetensors",
-            root / "configs" / "prior" / "gaussian_toon64.yaml",
-            only=["none"],
-        )
+        exact_posterior(tmp_path, only=["none"])
 
 
 def test_algorithm_2_reaches_the_floor_on_a_mixture_and_nothing_else_does():
     """Theorem 1.2: with an anchor the target is reached. Cold, Algorithm 1 sits in the modes where it started."""
-    prior = random_mixture(6, torch.Generator().manual_seed(0))
-
-    def projection(generator):
-        return Dense(torch.randn(8, 32, generator=generator) / 32**0.5, (2, 4, 4))
-
-    problem = mixture_problem(prior, {}, 0.1, num_samples=300, calls=(600,), num_measurements=3, num_sets=10)
-    rows = {row.sampler: row for row in run_task(problem, "test", "projection", projection, (0.2, 0.5), 0)}
+    prior, sizes = random_mixture(6, torch.Generator().manual_seed(0)), Sizes(300, (600,), 3, 10)
+    problem = Problem("test", "", prior, RandomProjection(8), GaussianNoise(0.1), (2, 4, 4))
+    task = Task("test", "projection", "", 0.3, sizes, sizes, partial(projection, 8, (2, 4, 4)))
+    rows = {row.sampler: row for row in run_task(problem, task, sizes, (0.2, 0.5), 0)}
     averaged = rows["Algorithm 2, averaged 600"]
     assert averaged.ratio < 1.1
     assert averaged.std_measured == pytest.approx(1, abs=0.05)
@@ -93,22 +90,23 @@ def test_algorithm_2_reaches_the_floor_on_a_mixture_and_nothing_else_does():
 
 def test_the_fields_posterior_with_an_anchor_is_that_of_linear_algebra(field):
     shape = (3, 6, 6)
-    problem = field_problem(field, shape, num_samples=4000, num_sets=1)
+    law, sigma_y, anchor_sigma = FieldTruth(field, shape), 0.05, 0.3
     generator = torch.Generator().manual_seed(0)
     operator = RandomInpainting().realise(shape, [generator])
-    truth = problem.draw(generator)
+    truth = law.sample(1, generator)
     y = torch.randn(1, *shape, generator=generator)
-    measurement = Measurement.simulate(truth, operator, GaussianNoise(problem.sigma_y), y)
-    anchor = truth + problem.anchor_sigma * torch.randn(truth.shape, generator=generator)
-    (samples,) = problem.target(problem, measurement, anchor, generator).sets
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(sigma_y), y)
+    anchor = truth + anchor_sigma * torch.randn(truth.shape, generator=generator)
+    law, both = given_anchor(law, measurement, anchor, anchor_sigma)
+    samples = law.posterior(both, 4000, generator)
     identity = torch.eye(truth.numel()).view(-1, *shape)
     inverse = field.filter(identity, 1 / field.spectrum(shape)).flatten(1).double()
     matrix = matrix_of(operator)
-    precision = inverse + matrix.mT @ matrix / problem.sigma_y**2
-    precision = precision + torch.eye(len(inverse)) / problem.anchor_sigma**2
+    precision = inverse + matrix.mT @ matrix / sigma_y**2
+    precision = precision + torch.eye(len(inverse)) / anchor_sigma**2
     mean = field.mean[:, None, None].expand(shape).flatten().double()
-    pulled = inverse @ mean + matrix.mT @ measurement.y.flatten().double() / problem.sigma_y**2
-    expected = torch.linalg.solve(precision, pulled + anchor.flatten().double() / problem.anchor_sigma**2)
+    pulled = inverse @ mean + matrix.mT @ measurement.y.flatten().double() / sigma_y**2
+    expected = torch.linalg.solve(precision, pulled + anchor.flatten().double() / anchor_sigma**2)
     covariance = torch.linalg.inv(precision)
     gap = (samples.flatten(1).mean(dim=0) - expected) / (covariance.diagonal() / len(samples)) ** 0.5
     assert gap.abs().max() < 4.5
@@ -147,24 +145,11 @@ def test_a_mixture_is_fitted_to_a_folder(tmp_path, capsys):
 def test_targets_are_not_mixed_up():
     """A sampler of p(x | x0, y) held against p(x | y) must be told apart."""
     prior = random_mixture(2, torch.Generator().manual_seed(0))
-    problem = replace(mixture_problem(prior, {}, 0.1, anchor_sigma=0.05), num_samples=200, num_sets=1)
-    generator = torch.Generator().manual_seed(1)
-    operator = Dense(torch.randn(4, 32, generator=generator), (2, 4, 4))
-    truth = problem.draw(generator)
-    measurement = Measurement.simulate(
-        truth, operator, GaussianNoise(0.1), torch.randn(1, 4, 1, 1, generator=generator)
-    )
-    free = problem.target(problem, measurement, None, generator).sets[0]
-    held = problem.target(problem, measurement, truth, generator).sets[0]
+    law, generator = MixtureTruth(prior), torch.Generator().manual_seed(1)
+    truth = law.sample(1, generator)
+    noise = torch.randn(1, 4, 1, 1, generator=generator)
+    measurement = Measurement.simulate(truth, projection(4, (2, 4, 4), generator), GaussianNoise(0.1), noise)
+    free = law.posterior(measurement, 200, generator)
+    law, seen = given_anchor(law, measurement, truth, 0.05)
+    held = law.posterior(seen, 200, generator)
     assert held.var(dim=0).mean() < 0.2 * free.var(dim=0).mean()
-
-
-def test_scales_at_which_chains_diverge_are_left_out():
-    def run(scale):
-        if scale == 3:
-            raise UserError("NaN")
-        return torch.full((2,), scale if scale < 2 else float("nan"))
-
-    assert best_scale(run, lambda x: abs(float(x[0]) - 1.2), (0.5, 1.0, 2.0, 3.0)) == 1.0
-    with pytest.raises(UserError, match="diverge at every setting"):
-        best_scale(run, float, (2.0, 3.0))

@@ -16,8 +16,12 @@ def test_every_method_runs_at_every_acceleration(smoke):
     rows, output = smoke
     assert len(rows) == 2 * 2 * 2 * 7
     assert all(math.isfinite(row.nmse) and row.psnr > 5 for row in rows)
-    with (output / "mri.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(rows)
+    tables = {}
+    for name in ("mri", "mri_from_anchor"):
+        with (output / f"{name}.csv").open() as file:
+            tables[name] = list(csv.DictReader(file))
+    assert sum(len(found) for found in tables.values()) == len(rows)
+    assert {row["method"] for row in tables["mri_from_anchor"]} == {"Algorithm 2"}
     assert (output / "mri.png").stat().st_size > 10_000
 
 

@@ -1,0 +1,89 @@
+"""Kept samples are taken for those of the same sampler on the same problem only; a bad sampler harms no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.judge.command import judge, of_object
+from benchmarks.judge.problems import LearnedTruth, chosen, two_modes
+from benchmarks.judge.running import Budget, Sizes, contents_of
+from posterior import Measurement, Streams
+from posterior.priors import Prior
+from posterior.samplers import ExactMixture, Sampler
+
+SMALL = Budget("small", Sizes(4, 60, 20, 9, sets=3), Sizes(4, 60, 20, 9, sets=3))
+
+
+class Good(ExactMixture):
+    """Exact."""
+
+
+class Narrow(ExactMixture):
+    """Of a third of the width; no setting of its own, and of the same file as `Good`."""
+
+    def __call__(self, prior, measurement, rng, *rest):
+        x = super().__call__(prior, measurement, rng, *rest)
+        return x.mean(dim=0) + 0.3 * (x - x.mean(dim=0))
+
+
+class Spoiler(Sampler):
+    """Changes the prior's numbers, so that their sum stays what it was."""
+
+    def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, *rest):
+        prior.means.mul_(2)
+        return ExactMixture()(prior, measurement, rng)
+
+
+def test_two_classes_of_one_file_do_not_share_samples(tmp_path):
+    problems = chosen(["two-modes"])
+    judge({"good": Good()}, problems, SMALL, output=tmp_path, quiet=True)
+    (found,) = judge({"bad": Narrow()}, problems, SMALL, output=tmp_path, quiet=True).found["bad"]
+    assert found.refuted
+
+
+def test_what_a_sampler_holds_and_what_a_function_encloses_is_seen():
+    class Holding:
+        def __init__(self, value):
+            self.value = value
+
+    many = torch.zeros(5000)
+    other = many.clone()
+    other[2500] = 1
+    assert contents_of(Holding(many)) != contents_of(Holding(other))
+
+    def made(width):
+        return lambda y, num_samples: width * y
+
+    digests = {of_object("f", made(width)).digest(chosen(["two-modes"])[0]) for width in (1.0, 1.0, 2.0)}
+    assert len(digests) == 2
+
+
+def test_an_edited_prior_or_another_ending_of_truths_is_another_problem():
+    (problem,) = chosen(["two-modes"])
+    far = two_modes(distance=9.0, width=0.2, numbers=20)
+    near = two_modes(distance=3.0, width=0.2, numbers=20)
+    digests = {replace(problem, prior=prior, settings=None).digest for prior in (far, near)}
+    shape = problem.image_shape
+    digests |= {
+        replace(problem, prior=far, settings=None, truth=LearnedTruth(far, shape, denoised)).digest
+        for denoised in (False, True)
+    }
+    assert len(digests) == 4
+
+
+def test_a_sampler_that_changes_the_prior_is_named_and_harms_no_other():
+    problems = chosen(["two-modes"])
+    found = judge({"spoiler": Spoiler(), "good": Good()}, problems, SMALL, quiet=True).found
+    assert "changed the prior" in str(found["spoiler"][0].failure)
+    assert not found["good"][0].refuted
+    alone = judge({"good": Good()}, chosen(["two-modes"]), SMALL, quiet=True).found["good"][0]
+    assert [one.effect for one in alone.findings] == pytest.approx([one.effect for one in found["good"][0].findings])
+
+
+def test_nothing_is_concluded_from_next_to_nothing():
+    few = Budget("few", Sizes(1, 20, 5, 9, sets=3), Sizes(1, 20, 5, 9, sets=3))
+    (found,) = judge({"narrow": Narrow()}, chosen(["two-modes"]), few, quiet=True).found["narrow"]
+    assert "too few measurements" in str(found.failure)
