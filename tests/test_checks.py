@@ -118,12 +118,17 @@ def named_by_configs() -> list[type]:
     return sorted((c for c in found if c.__name__ not in others), key=lambda c: c.__name__)
 
 
+def parts(hint: object) -> set[object]:
+    """What a type is made of, or itself; the arguments of a Callable, a list, are left out."""
+    return {one for one in typing.get_args(hint) if not isinstance(one, list)} or {hint}
+
+
 def bent(hint: object, usual: object) -> list[object]:
     """Values of a type, nonsense among them; none for what is no number and no list of numbers."""
-    kinds = set(typing.get_args(hint)) or {hint}
+    kinds = parts(hint)
     if len(kinds) == 2 and type(None) in kinds:
         (hint,) = kinds - {type(None)}
-        kinds = set(typing.get_args(hint)) or {hint}
+        kinds = parts(hint)
     if typing.get_origin(hint) in (Sequence, list):
         (kind,) = typing.get_args(hint)
         values = bent(kind, None)
