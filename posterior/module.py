@@ -6,8 +6,9 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +19,7 @@ from posterior.batch import Batch, Prediction
 from posterior.checks import MOST_SAMPLES, whole
 from posterior.errors import Diverged, UserError
 from posterior.measurement import Measurement
-from posterior.metrics import FeatureDistance, ImageMetric, RecordMeans, encode, standard_metrics
+from posterior.metrics import FeatureDistance, Functional, ImageMetric, RecordMeans, encode, standard_metrics
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, not_finite
@@ -77,10 +78,12 @@ class PosteriorSampling(pl.LightningModule):
             truth), and beside it the one nearest to the truth ("oracle"): for problems with ambiguous solutions, such
             as phase retrieval.
         distances: distances between the set of first samples and a reference set, e.g. FID.
+        functionals: functions of images (N, C, H, W) -> (N,), whose posterior mean, interval and probability stand on
+            each image's mean row (`Functional.columns`).
 
     Raises:
-        UserError: if num_samples is out of range, pick_best has nothing to pick from, or two metrics or distances the
-            same name.
+        UserError: if num_samples is out of range, pick_best has nothing to pick from, functionals no posterior, or two
+            metrics, distances or functionals the same name.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class PosteriorSampling(pl.LightningModule):
         metrics: list[ImageMetric] | None = None,
         pick_best: bool = False,
         distances: list[FeatureDistance] | None = None,
+        functionals: list[Callable[[Tensor], Any]] | None = None,
     ) -> None:
         super().__init__()
         whole("model", "num_samples", num_samples, 1 + pick_best, MOST_SAMPLES)
@@ -112,6 +116,12 @@ class PosteriorSampling(pl.LightningModule):
         self.distances = [one for one in distances or [] if not one.network.unavailable]
         self._unavailable = [one.network.unavailable for one in distances or [] if one.network.unavailable]
         self._distance_modules = nn.ModuleList(self.distances)
+        self.functionals = [Functional.of(one) for one in functionals or []]
+        self._functional_modules = nn.ModuleList([one for one in functionals or [] if isinstance(one, nn.Module)])
+        if self.functionals and num_samples == 1:
+            raise UserError("model.functionals: one sample has no interval: num_samples must be 2 or more")
+        if len({one.name for one in self.functionals}) < len(self.functionals):
+            raise UserError("model.functionals: two of them have the same name")
         self.observers: list[Observer] = []
         self._unfit: dict[tuple[int, ...], str | None] = {}
 
@@ -221,6 +231,8 @@ class PosteriorSampling(pl.LightningModule):
         if self.num_samples > 1:
             values = self.evaluate(chains.mean(dim=0), batch)
             values["std"] = chains.var(dim=0).mean(dim=(1, 2, 3)).sqrt().tolist()
+            for functional in self.functionals:
+                values |= {name: waits.fetch("functional", x) for name, x in functional.columns(chains).items()}
             records += [
                 {"id": image_id, "sample": "mean"} | {name: column[row] for name, column in values.items()}
                 for row, image_id in enumerate(batch.ids)

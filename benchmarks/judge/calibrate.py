@@ -23,12 +23,14 @@ from torch import Tensor
 
 from benchmarks.judge.certificate import write_certificate
 from benchmarks.judge.command import Progress, contestant_of, sample_work
-from benchmarks.judge.problems import LearnedTruth, Problem, truth_of
+from benchmarks.judge.problems import LearnedTruth, Problem, Truth, truth_of
+from benchmarks.judge.recorded import LIMITS as RECORDED_LIMITS
+from benchmarks.judge.recorded import RecordedProblem, Unknown, judge_recorded, recorded_problem
 from benchmarks.judge.running import ExactSets, Sampled, Sizes, planned, run
 from benchmarks.judge.scores import Curves, band_energies, calibration_tests, ranks_along, stacked
 from benchmarks.judge.statistics import rank_tests
 from benchmarks.judge.verdict import FEWEST_PAIRS as FEWEST_JUDGED
-from benchmarks.judge.verdict import Judged, correct, judge_samples
+from benchmarks.judge.verdict import Judged, begun, correct, judge_samples
 from benchmarks.tools.building import built
 from posterior.checks import whole
 from posterior.errors import UserError
@@ -54,13 +56,16 @@ that is the law of pictures is another question. Where truth and samples both en
 takes away from both is not seen."""
 
 
-def problem_of(settings: dict[str, Any], denoised: bool, allow_local: bool = False) -> Problem:
+def problem_of(
+    settings: dict[str, Any], denoised: bool, allow_local: bool = False, truth: Truth | None = None
+) -> Problem:
     """The problem of a prior and a task, whose truths are the prior's own.
 
     Args:
         settings: ``prior``, ``operator``, ``likelihood``; ``image_shape`` where the prior does not say its own.
         denoised: whether truths end in one denoising step; a prior in closed form is drawn from exactly.
         allow_local: whether classes may come from files that are not installed.
+        truth: what is known of images, if they are not to be drawn.
 
     Raises:
         UserError: naming what is missing or does not fit.
@@ -80,19 +85,29 @@ def problem_of(settings: dict[str, Any], denoised: bool, allow_local: bool = Fal
             raise UserError("calibrate: the prior does not say the size of its images: write image_shape into the task")
         shape = (prior.channels, *prior.size)
     shape = tuple(int(number) for number in shape)
-    truth = truth_of(prior, shape)
-    if (truth is None or denoised) and prior.sigma_max < LEAST_TOP:
+    truth = drawn_from(prior, shape, denoised) if truth is None else truth
+    return Problem("calibration", "truths of the prior itself", prior, operator, likelihood, shape, settings, truth)
+
+
+def drawn_from(prior: Prior, image_shape: tuple[int, int, int], denoised: bool) -> Truth:
+    """The prior's own truths: exact where it has a closed form, otherwise of its reverse diffusion.
+
+    Raises:
+        UserError: if that cannot start, since the prior knows no level at which images are all noise.
+    """
+    exact = None if denoised else truth_of(prior, image_shape)
+    if exact is not None:
+        return exact
+    if prior.sigma_max < LEAST_TOP:
         raise UserError(
             f"calibrate: {type(prior).__name__} gives no truths: its levels end at sigma {prior.sigma_max:.3g}, where "
             f"images are still seen; reverse diffusion from noise needs {LEAST_TOP:g} at least"
         )
-    if truth is None or denoised:
-        truth = LearnedTruth(prior, shape, denoised)
-    return Problem("calibration", "truths of the prior itself", prior, operator, likelihood, shape, settings, truth)
+    return LearnedTruth(prior, image_shape, denoised)
 
 
-def sizes_of(pairs: int, samples: int) -> Sizes:
-    """Of a calibration.
+def sizes_of(pairs: int, samples: int, what: str = "pairs") -> Sizes:
+    """Of a calibration; ``what`` they are.
 
     Raises:
         UserError: if nothing could be concluded from so few.
@@ -101,8 +116,8 @@ def sizes_of(pairs: int, samples: int) -> Sizes:
     whole("calibrate", "samples", samples, 1, MOST)
     if pairs < FEWEST_PAIRS or samples < FEWEST_SAMPLES:
         raise UserError(
-            f"calibrate: nothing can be concluded from {pairs} pairs with {samples} samples each: at least "
-            f"{FEWEST_PAIRS} pairs and {FEWEST_SAMPLES} samples; 256 and 19 find a width error of a few per cent"
+            f"calibrate: nothing can be concluded from {pairs} {what} with {samples} samples each: at least "
+            f"{FEWEST_PAIRS} {what} and {FEWEST_SAMPLES} samples; 256 and 19 find a width error of a few per cent"
         )
     return Sizes(0, 0, pairs, samples, rows=max(samples, 160))
 
@@ -119,6 +134,7 @@ class Asked:
         allow_local: whether files may name classes that are not installed.
         cells: digest of the sampler under which its samples are kept; empty before there are any.
         functionals: paths of functions of images, along which truths are ranked, too.
+        recorded: folder of measurements without truth, to be calibrated on in place of drawn truths; empty: none.
     """
 
     prior: str
@@ -131,6 +147,7 @@ class Asked:
     allow_local: bool = False
     cells: str = ""
     functionals: Sequence[str] = ()
+    recorded: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Asked:
@@ -157,6 +174,27 @@ class Asked:
         write_whole(folder / RECORD, yaml.safe_dump(found, sort_keys=False).encode())
 
 
+def asked_problem(asked: Asked) -> Problem:
+    """The problem of what was asked for.
+
+    Raises:
+        UserError: naming what does not fit.
+    """
+    whole("calibrate", "seed", asked.seed, 0, 2**63)
+    sizes_of(asked.pairs, asked.samples)
+    task = settings_of(asked.task, "--task")
+    if not isinstance(task, dict):
+        raise UserError(f"--task: {asked.task} must hold operator and likelihood")
+    settings = {**task, "prior": settings_of(asked.prior, "--prior")}
+    if not asked.recorded:
+        return problem_of(settings, asked.denoised, asked.allow_local)
+    for option, given in (("--denoised", asked.denoised), ("--functional", asked.functionals)):
+        if given:
+            raise UserError(f"{option} is about truths, and those of recorded measurements are not known")
+    problem = problem_of(settings, False, asked.allow_local, Unknown())
+    return recorded_problem(problem, Path(asked.recorded), asked.pairs, asked.seed)
+
+
 def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = True) -> Judged:
     """Sample what the folder does not have yet, judge all that is there, write the page.
 
@@ -169,12 +207,10 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
     Raises:
         UserError: naming what does not fit, or that there is nothing to judge.
     """
+    problem = asked_problem(asked)
     sizes = sizes_of(asked.pairs, asked.samples)
-    whole("calibrate", "seed", asked.seed, 0, 2**63)
-    task = settings_of(asked.task, "--task")
-    if not isinstance(task, dict):
-        raise UserError(f"--task: {asked.task} must hold operator and likelihood")
-    problem = problem_of({**task, "prior": settings_of(asked.prior, "--prior")}, asked.denoised, asked.allow_local)
+    if isinstance(problem, RecordedProblem):
+        sizes = sizes_of(len(problem.parts_of), asked.samples, "measurements")
     contestant = contestant_of(asked.sampler, asked.allow_local)
     wanted = functionals_at(asked.functionals)
     if sample:
@@ -187,11 +223,11 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
     sampled = run(contestant, problem, sizes, asked.seed, folder / "cells", progress.told, device, sample=sample)
     if not sampled.total:
         raise UserError(f"{folder} holds no samples of this calibration")
-    judged = judge_samples(sampled, ExactSets(None, asked.seed), sizes)
-    curves = judge_further(judged, sampled, wanted, asked.seed) if len(sampled.pairs) >= FEWEST_JUDGED else None
+    judged, curves = judge_all(sampled, sizes, wanted, asked.seed)
     correct([judged])
-    told = f"of {len(sampled.pairs)} pairs x {sizes.ranked}"
-    write_certificate(folder, told, asked.seed, contestant.name, judged, curves, LIMITS)
+    told = f"of {len(sampled.pairs)} {'measurements, split in two,' if asked.recorded else 'pairs'} x {sizes.ranked}"
+    limits = RECORDED_LIMITS if asked.recorded else LIMITS
+    write_certificate(folder, told, asked.seed, contestant.name, judged, curves, limits)
     print(f"{contestant.name}: {judged.verdict()}.")
     print(f"report: {folder / 'calibrate.html'}")
     return judged
@@ -221,6 +257,18 @@ def finite(functional: Functional, images: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise UserError(f"--functional: {functional.name} gave a value that is not finite")
     return values
+
+
+def judge_all(
+    sampled: Sampled, sizes: Sizes, functionals: Sequence[Functional], seed: int
+) -> tuple[Judged, Curves | None]:
+    """All tests of what was sampled, p-values not corrected yet; no curves where too few measurements are left."""
+    problem, enough = sampled.problem, len(sampled.pairs) >= FEWEST_JUDGED
+    if isinstance(problem, RecordedProblem):
+        judged = begun(sampled, sizes)
+        return judged, judge_recorded(judged, problem, sampled, seed) if enough else None
+    judged = judge_samples(sampled, ExactSets(None, seed), sizes)
+    return judged, judge_further(judged, sampled, functionals, seed) if enough else None
 
 
 def judge_further(judged: Judged, sampled: Sampled, functionals: Sequence[Functional], seed: int) -> Curves:
@@ -266,6 +314,7 @@ def calibrate_command(arguments: Sequence[str]) -> None:
     one.add_argument("--pairs", type=int, default=256, help="truths and measurements (256)")
     one.add_argument("--samples", type=int, default=19, help="of each measurement (19)")
     one.add_argument("--denoised", action="store_true", help="truths end in a denoising step, as pictures do")
+    one.add_argument("--recorded", default="", metavar="FOLDER", help="of .npy measurements of yours, without truth")
     one.add_argument("--output", type=Path, default=Path("results/calibrate"), help="folder (results/calibrate)")
     one.add_argument("--seed", type=int, default=0, help="of everything (0)")
     one.add_argument("--device", default="cpu", help="where the sampler runs (cpu)")

@@ -24,7 +24,8 @@ Samples of one measurement above truths of several; ranks of the truth by functi
 of all numbers of an image, whose 95 % intervals are by images, since numbers of one image depend on each other:
 distribution function less the uniform one. Below: share of the truth's numbers in central intervals of the samples;
 TARP, the share of truths that are nearer to a random point than so many samples; error of the samples' mean against
-what their spread says, by bins of images. Dashed: an exact sampler."""
+what their spread says, by bins of images. Dashed: an exact sampler. Under --recorded the held-out
+part of y stands for the truth."""
 TARP = "distance to a random point"
 
 

@@ -68,6 +68,7 @@ class Judged:
         ranked: K.
         shown: samples and exact ones of the first measurement, for the picture.
         failure: why it could not be judged, if it could not.
+        held: what is ranked among samples, in words.
     """
 
     problem: str
@@ -86,6 +87,7 @@ class Judged:
     ranked: int = 0
     shown: tuple[Tensor, Tensor] | None = None
     failure: str | None = None
+    held: str = "the truth"
 
     @property
     def refuted(self) -> bool:
@@ -118,18 +120,21 @@ class Judged:
             worst = max(shifts, key=lambda one: one.effect)
             said.append(f"shifted by {_span(worst)} std" + (f", {worst.where}" if worst.where else ""))
         if (coverage := self.of("coverage")) and not self.deterministic:
-            said.append(f"{coverage[0].more['nominal']:.0%} intervals hold the truth {_span(coverage[0])} of the time")
+            said.append(
+                f"{coverage[0].more['nominal']:.0%} intervals hold {self.held} {_span(coverage[0])} of the time"
+            )
         if (spread := self.of("spread")) and not self.deterministic:
             worst = max(spread, key=lambda one: abs(math.log(max(one.effect, 1e-9))))
             where = f" {PLACES[worst.where]}" if worst.where else ""
             said.append(f"the error of the mean{where} is {_span(worst)} of what the spread says")
         if (scores := self.of("score")) and not self.deterministic:
-            said.append(f"the {scores[-1].test} of the truth is {_span(scores[-1])} of what any sample has")
+            said.append(f"the {scores[-1].test} of {self.held} is {_span(scores[-1])} of what any sample has")
         if (pixels := self.of("pixels")) and not self.deterministic:
             said.append(f"{pixels[0].test} are off by {_span(pixels[0])}")
         compared = any(self.of(kind) for kind in ("width", "shares", "shift"))
         if not (compared or self.diverged or self.deterministic) and (ranks := self.of("rank")):
-            said.append("the truth is not one of the samples: ranks of " + ", ".join(_rank(one) for one in ranks))
+            told = ", ".join(_rank(one) for one in ranks)
+            said.append(f"{self.held} is not one of the samples: ranks of {told}")
         elif not said and self.of("distance"):
             said.append("differs from the posterior (MMD) in none of the ways that have a name here")
         if not said:
@@ -273,14 +278,24 @@ def interval_tests(pairs: Sequence[Case], ranked: Sequence[Tensor], together: in
     return [*found, spread_test(images)]
 
 
+def begun(sampled: Sampled, sizes: Sizes) -> Judged:
+    """What there is to say of samples before any test: divergence and cost."""
+    problem, rows = sampled.problem, max(sampled.rows, 1)
+    return Judged(
+        problem.name,
+        problem.tells,
+        diverged=len(sampled.diverged),
+        total=sampled.total,
+        forward=sampled.forward / rows,
+        backward=sampled.backward / rows,
+        seconds=sampled.seconds / rows,
+        ranked=sizes.ranked,
+    )
+
+
 def judge_samples(sampled: Sampled, exact: ExactSets, sizes: Sizes) -> Judged:
     """All tests of a sampler's samples on a problem; p-values are not corrected yet (`correct`)."""
-    problem = sampled.problem
-    judged = Judged(problem.name, problem.tells, diverged=len(sampled.diverged), total=sampled.total)
-    rows = max(sampled.rows, 1)
-    judged.forward, judged.backward = sampled.forward / rows, sampled.backward / rows
-    judged.seconds = sampled.seconds / rows
-    judged.ranked = sizes.ranked
+    problem, judged = sampled.problem, begun(sampled, sizes)
     if len(sampled.cases) >= FEWEST_MEASUREMENTS:
         measured = []
         for case, samples in zip(sampled.cases, sampled.samples, strict=True):
