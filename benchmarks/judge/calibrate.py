@@ -222,7 +222,7 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
     progress.begin(contestant.name, sample_work(problem))
     sampled = run(contestant, problem, sizes, asked.seed, folder / "cells", progress.told, device, sample=sample)
     if not sampled.total:
-        raise UserError(f"{folder} holds no samples of this calibration")
+        raise UserError(f"{folder} holds no samples of this calibration, or those of another version: run it again")
     judged, curves = judge_all(sampled, sizes, wanted, asked.seed)
     correct([judged])
     told = f"of {len(sampled.pairs)} {'measurements, split in two,' if asked.recorded else 'pairs'} x {sizes.ranked}"

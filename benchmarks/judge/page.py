@@ -23,6 +23,8 @@ from posterior.files import write_whole
 from posterior.results.pictures import sheet
 
 FORMAT = 1
+COLOURS = 10
+"""Of lines, before they come again, dotted."""
 """Of judge.json; it changes when its fields change their meaning."""
 LIMITS = """\
 A pass says that these tests, on these problems, at this budget, found nothing. It does not say: that samples are right
@@ -259,9 +261,10 @@ def draw_ranks(axes: Axes, judged: Judged) -> None:
     pairs = len(next(iter(judged.ranks.values())))
     low, high = band(pairs, judged.ranked)
     axes.fill_between(grid, low - grid, high - grid, color="#dddddd", step="mid")
-    for name, ranks in judged.ranks.items():
+    for number, (name, ranks) in enumerate(judged.ranks.items()):
         counts = np.cumsum(np.bincount(ranks, minlength=judged.ranked + 1))[: judged.ranked] / pairs
-        axes.plot(grid, counts - grid, label=name, linewidth=1.2)
+        style = "-" if number < COLOURS else ":"
+        axes.plot(grid, counts - grid, f"C{number % COLOURS}{style}", label=name, linewidth=1.2)
     axes.set(
         xlabel="rank of the truth",
         ylabel="difference from uniform",

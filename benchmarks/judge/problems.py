@@ -57,8 +57,12 @@ class Truth(ABC):
         """A sample of the prior for each id, (B, C, H, W), which depends on (seed, id, purpose) alone."""
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """So many samples of the prior, (count, C, H, W), from one generator, where it has a closed form."""
-        raise NotImplementedError(f"{type(self).__name__} has no closed form")
+        """So many samples of the prior, (count, C, H, W), from one generator.
+
+        Raises:
+            UserError: if it has no closed form.
+        """
+        raise UserError(f"{type(self).__name__}: only a prior in closed form is drawn from one generator")
 
     def log_prior(self, x: Tensor) -> Tensor | None:
         """Log density of the prior, up to a constant, (B,); None if it is not known."""
@@ -259,12 +263,19 @@ class Problem:
         """The operator of a batch of images."""
         return self.operator.realise(self.image_shape, [stream(seed, one, -1, "operator") for one in ids])
 
-    def cases(self, ids: Sequence[str], seed: int) -> list[Case]:
-        """Images drawn from the prior, and their measurements: each depends on (seed, id) alone."""
+    def cases(self, ids: Sequence[str], seed: int, truths: Tensor | None = None) -> list[Case]:
+        """Images drawn from the prior, and their measurements: each depends on (seed, id) alone.
+
+        Args:
+            ids: of the images.
+            seed: of images, operators and noise.
+            truths: images (B, C, H, W) that were drawn before; None: they are drawn.
+        """
         found: list[Case] = []
         if not ids:
             return found
-        for one, truth in zip(ids, self.truth.draw(ids, seed).split(1), strict=True):
+        truths = self.truth.draw(ids, seed) if truths is None else truths
+        for one, truth in zip(ids, truths.split(1), strict=True):
             operator = self.realise([one], seed)
             noise = Streams(seed, [one], samples=[-1]).randn("measurement", operator.measurement_shape)
             found.append(Case(one, truth, Measurement.simulate(truth, operator, self.likelihood, noise)))

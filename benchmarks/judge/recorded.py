@@ -48,7 +48,7 @@ class Unknown(Truth):
     exact = False
 
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
-        raise NotImplementedError("truths of recorded measurements are not known")
+        raise UserError("truths of recorded measurements are not known")
 
 
 def noise_of_parts(likelihood: Likelihood) -> tuple[Likelihood, Likelihood]:
@@ -123,8 +123,8 @@ class RecordedProblem(Problem):
 
     parts_of: Sequence[tuple[Measurement, Measurement]] = field(default=(), repr=False)
 
-    def cases(self, ids: Sequence[str], seed: int) -> list[Case]:
-        """The first parts; zeros stand for the truths."""
+    def cases(self, ids: Sequence[str], seed: int, truths: Tensor | None = None) -> list[Case]:
+        """The first parts; zeros stand for the truths, whatever is given."""
         first = [self.parts_of[number_of(one)][0] for one in ids]
         return [Case(one, torch.zeros(1, *self.image_shape), part) for one, part in zip(ids, first, strict=True)]
 

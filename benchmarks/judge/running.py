@@ -35,6 +35,8 @@ from posterior.samplers.base import Observer, unobserved
 
 FAR = 1e6
 """Numbers of images are about 1: a chain beyond this has diverged."""
+SAME = 1e-5
+"""Numbers of truths and measurements that are made again differ by less."""
 LARGE = 1000
 """Numbers of an image from which a problem counts as large."""
 
@@ -208,28 +210,54 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Cell:
-    """Samples (S, cases, C, H, W) of a few cases, NaN for those that diverged, and what they cost in all."""
+    """Samples of a few cases, with what they are samples for, and what they cost in all.
+
+    Args:
+        samples: (S, cases, C, H, W), NaN for cases that diverged.
+        truth: of each case, (cases, C, H, W).
+        y: the measurement that the sampler saw, (cases, *measurement_shape).
+        forward, backward: calls.
+        seconds: of this machine.
+    """
 
     samples: np.ndarray
+    truth: np.ndarray
+    y: np.ndarray
     forward: float
     backward: float
     seconds: float
 
     @classmethod
+    def of(cls, samples: Tensor, cases: Sequence[Case], forward: float, backward: float, seconds: float) -> Cell:
+        """Of samples (S, cases, C, H, W)."""
+        truth, y = torch.cat([case.truth for case in cases]), torch.cat([case.measurement.y for case in cases])
+        return cls(samples.numpy(), truth.numpy(), y.numpy(), forward, backward, seconds)
+
+    @classmethod
     def read(cls, path: Path) -> Cell | None:
-        """A kept one; None if there is none, or it is damaged."""
+        """A kept one; None if there is none, or it is damaged or of a version that kept no truths."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["samples"], *(float(value) for value in arrays["cost"]))
+                cost = (float(value) for value in arrays["cost"])
+                return cls(arrays["samples"], arrays["truth"], arrays["y"], *cost)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
             return None
 
     def write(self, path: Path) -> None:
         """Keep it; the file appears whole."""
         buffer = io.BytesIO()
-        np.savez(buffer, samples=self.samples, cost=np.array([self.forward, self.backward, self.seconds]))
+        cost = np.array([self.forward, self.backward, self.seconds])
+        np.savez(buffer, samples=self.samples, truth=self.truth, y=self.y, cost=cost)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, buffer.getvalue())
+
+    def is_of(self, cases: Sequence[Case], count: int) -> bool:
+        """Whether it holds so many samples for each of these truths and measurements."""
+        other = Cell.of(torch.empty(count, len(cases), *cases[0].truth.shape[1:]), cases, 0, 0, 0)
+        if self.samples.shape != other.samples.shape or self.y.shape != other.y.shape:
+            return False
+        pairs = ((self.truth, other.truth), (self.y, other.y))
+        return all(np.allclose(kept, now, rtol=0, atol=SAME) for kept, now in pairs)
 
 
 def planned(problem: Problem, sizes: Sizes) -> Iterator[tuple[str, list[str], int]]:
@@ -276,9 +304,7 @@ def run(
     sampler: Sampler | None = None
     for name, ids, count in planned(problem, sizes):
         path = None if place is None else place / f"{name}.npz"
-        cell = None if path is None else Cell.read(path)
-        if cell is not None and cell.samples.shape != (count, len(ids), *problem.image_shape):
-            cell = None
+        cell = None if path is None else _kept(path, problem, ids, count, seed, known)
         if cell is None and not sample:
             continue
         known |= {case.id: case for case in problem.cases([one for one in ids if one not in known], seed)}
@@ -291,6 +317,24 @@ def run(
         found.add(cell, cases, name.startswith("compared"))
         told(count * len(ids))
     return found
+
+
+def _kept(
+    path: Path, problem: Problem, ids: Sequence[str], count: int, seed: int, known: dict[str, Case]
+) -> Cell | None:
+    """A kept cell, if its measurements are what the problem makes of its truths now; those are known from then on.
+
+    Truths are not drawn again for it: that may take many network calls. Where other samplers have been given another
+    truth by that name, the cell is not theirs to be compared with, and is left out.
+    """
+    cell = Cell.read(path)
+    if cell is None or cell.truth.shape != (len(ids), *problem.image_shape):
+        return None
+    cases = [known.get(case.id, case) for case in problem.cases(ids, seed, torch.from_numpy(cell.truth))]
+    if not cell.is_of(cases, count):
+        return None
+    known |= {case.id: case for case in cases}
+    return cell
 
 
 def draw(
@@ -345,8 +389,8 @@ def draw(
             "not depend on what ran before (a plain function may use them: name the function itself)"
         )
     spent = (prior.cost.forward - cost[0], prior.cost.backward - cost[1])
-    kept = samples.detach().float().cpu().view(count, len(cases), *problem.image_shape).numpy()
-    return Cell(kept, float(spent[0]), float(spent[1]), seconds)
+    kept = samples.detach().float().cpu().view(count, len(cases), *problem.image_shape)
+    return Cell.of(kept, cases, float(spent[0]), float(spent[1]), seconds)
 
 
 def _random_states() -> dict[str, Any]:
@@ -480,10 +524,10 @@ class ExactSets:
             name = f"{problem.name}-{problem.digest}-{self.seed}"
             path = self.folder / "exact" / name / f"{number}-{count}.npz"
             cell = Cell.read(path)
-            if cell is not None and cell.samples.shape == (count, 1, *problem.image_shape):
+            if cell is not None and cell.is_of([case], count):
                 return torch.from_numpy(cell.samples[:, 0])
         start = time.monotonic()
         samples = problem.exact(case, count, self.seed).float().cpu()
         if path is not None:
-            Cell(samples[:, None].numpy(), 0.0, 0.0, time.monotonic() - start).write(path)
+            Cell.of(samples[:, None], [case], 0.0, 0.0, time.monotonic() - start).write(path)
         return samples

@@ -24,7 +24,6 @@ SHORTEST, LONGEST = 0.05, 3.0
 """Bounds on the length of a secant, root mean square over an image, in units of sigma."""
 NEAR = 0.01
 """Length of a secant of A, root mean square over an image; numbers of an image are about 1."""
-MOST_CALLS = 100_000
 LEFT_STEPS = 10
 """Of conjugate gradients without a network call, where what is left of a residual has no closed form."""
 
@@ -103,14 +102,23 @@ class ConditionalDenoiser:
         return found + self._left(residual, variance, sigma), steps
 
     def jvp(self, x: Tensor, clean: Tensor, v: Tensor) -> Tensor:
-        """A v; where A is not linear, its Jacobian at x times v, by a short secant from clean = A x."""
+        """A v, (R, *measurement_shape); where A is not linear, its Jacobian at x times v, by a short secant.
+
+        Args:
+            x: where, (R, C, H, W).
+            clean: A x.
+            v: (R, C, H, W).
+        """
         if isinstance(self.measurement.operator, LinearOperator):
             return self.measurement.observed(v)
         h = NEAR / (inner(v, v) / v[0].numel()).sqrt().clamp_min(1e-12)
         return (self.measurement.observed(x + h * v) - clean) / h
 
     def _left(self, residual: Tensor, variance: Tensor | float, sigma: float) -> Tensor | float:
-        """Where a residual moves an image if J = I: sigma^2 A^T (V + sigma^2 A A^T)^-1 r; no way if A is not linear."""
+        """Where a residual r moves an image if J = I: sigma^2 A^T (V + sigma^2 A A^T)^-1 r, (R, C, H, W).
+
+        0 where A is not linear: its Jacobian at D is no guide as far as that.
+        """
         operator = self.measurement.operator
         if not isinstance(operator, LinearOperator):
             return 0.0
@@ -161,7 +169,7 @@ class ConditionalDescent(Sampler):
     def __post_init__(self) -> None:
         whole("ConditionalDescent", "num_steps", self.num_steps, 1, MOST_STEPS)
         real("ConditionalDescent", "one_step_below", self.one_step_below, least=0)
-        whole("ConditionalDescent", "calls", self.calls, 1, MOST_CALLS)
+        whole("ConditionalDescent", "calls", self.calls, 1, MOST_STEPS)
         self.search_levels()
 
     def search_levels(self) -> list[float]:

@@ -122,6 +122,7 @@ def read_command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str
 
 
 SHORT = {"--calls": "--model.sampler.calls"}
+"""Option -> the setting that it stands for."""
 FLAGS = {"--allow-local", "--print_config", "--debug"}
 
 

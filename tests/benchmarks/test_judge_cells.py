@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.judge.command import judge, of_object
 from benchmarks.judge.problems import LearnedTruth, chosen, two_modes
-from benchmarks.judge.running import Budget, Sizes, contents_of
+from benchmarks.judge.running import Budget, Sizes, contents_of, run
 from posterior import Measurement, Streams
 from posterior.priors import Prior
 from posterior.samplers import ExactMixture, Sampler
@@ -87,3 +88,37 @@ def test_nothing_is_concluded_from_next_to_nothing():
     few = Budget("few", Sizes(1, 20, 5, 9, sets=3), Sizes(1, 20, 5, 9, sets=3))
     (found,) = judge({"narrow": Narrow()}, chosen(["two-modes"]), few, quiet=True).found["narrow"]
     assert "too few measurements" in str(found.failure)
+
+
+def test_samples_for_other_measurements_are_not_taken(tmp_path):
+    """As if what measures had been changed since they were kept: they are drawn again."""
+    problems = chosen(["two-modes"])
+    right = judge({"good": Good()}, problems, SMALL, output=tmp_path, quiet=True).found["good"][0]
+    paths = sorted((tmp_path / "cells").rglob("*.npz")) + sorted((tmp_path / "exact").rglob("*.npz"))
+    for path in paths:
+        with np.load(path) as arrays:
+            kept = dict(arrays)
+        np.savez(path, **kept | {"samples": kept["samples"] + 1, "y": kept["y"] + 0.1})
+    again = judge({"good": Good()}, problems, SMALL, output=tmp_path, quiet=True).found["good"][0]
+    assert [one.effect for one in again.findings] == [one.effect for one in right.findings]
+    for path in paths:  # the same measurements: taken as they are
+        with np.load(path) as arrays:
+            kept = dict(arrays)
+        np.savez(path, **kept | {"samples": kept["samples"] + 1})
+    other = judge({"good": Good()}, problems, SMALL, output=tmp_path, quiet=True).found["good"][0]
+    assert [one.effect for one in other.findings] != [one.effect for one in right.findings]
+
+
+def test_kept_truths_are_not_drawn_again(tmp_path, monkeypatch):
+    (problem,) = chosen(["two-modes"])
+    sizes = Sizes(0, 0, 20, 9)
+    first = run(of_object("good", Good()), problem, sizes, 0, tmp_path)
+
+    def no_more(*asked):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(type(problem.truth), "draw", no_more)
+    again = run(of_object("good", Good()), problem, sizes, 0, tmp_path)
+    for one, other in zip(first.pairs, again.pairs, strict=True):
+        assert torch.equal(one.truth, other.truth)
+        assert torch.equal(one.measurement.y, other.measurement.y)
