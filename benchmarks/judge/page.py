@@ -23,9 +23,9 @@ from posterior.files import write_whole
 from posterior.results.pictures import sheet
 
 FORMAT = 1
+"""Of judge.json; it changes when its fields change their meaning."""
 COLOURS = 10
 """Of lines, before they come again, dotted."""
-"""Of judge.json; it changes when its fields change their meaning."""
 LIMITS = """\
 A pass says that these tests, on these problems, at this budget, found nothing. It does not say: that samples are right
 under another prior, operator, noise level or dimension (a learned prior's posterior is not known at all); that a mode \
