@@ -26,13 +26,13 @@ from benchmarks.judge.command import Progress, contestant_of, sample_work
 from benchmarks.judge.problems import LearnedTruth, Problem, Truth, truth_of
 from benchmarks.judge.recorded import LIMITS as RECORDED_LIMITS
 from benchmarks.judge.recorded import RecordedProblem, Unknown, judge_recorded, recorded_problem
-from benchmarks.judge.running import ExactSets, Sampled, Sizes, planned, run
-from benchmarks.judge.scores import Curves, band_energies, calibration_tests, ranks_along, stacked
+from benchmarks.judge.running import ExactSets, Sampled, Sizes, device_here, planned, run
+from benchmarks.judge.scores import Curves, band_energies, calibration_tests, stacked
 from benchmarks.judge.statistics import rank_tests
 from benchmarks.judge.verdict import FEWEST_PAIRS as FEWEST_JUDGED
-from benchmarks.judge.verdict import Judged, begun, correct, judge_samples
+from benchmarks.judge.verdict import Judged, begun, correct, judge_samples, ranks_along
 from benchmarks.tools.building import built
-from posterior.checks import whole
+from posterior.checks import MOST_SIDE, whole
 from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.metrics import Functional
@@ -84,9 +84,23 @@ def problem_of(
         if prior.channels is None or prior.size is None:
             raise UserError("calibrate: the prior does not say the size of its images: write image_shape into the task")
         shape = (prior.channels, *prior.size)
-    shape = tuple(int(number) for number in shape)
+    shape = shape_of(shape)
     truth = drawn_from(prior, shape, denoised) if truth is None else truth
     return Problem("calibration", "truths of the prior itself", prior, operator, likelihood, shape, settings, truth)
+
+
+def shape_of(given: Any) -> tuple[int, int, int]:
+    """(C, H, W) as a task has it.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if not isinstance(given, (list, tuple)) or [type(number) for number in given] != 3 * [int]:
+        raise UserError(f"calibrate: image_shape must be three whole numbers C, H, W, got {given!r}")
+    for number in given:
+        whole("calibrate: image_shape", "a side", number, 1, MOST_SIDE)
+    channels, height, width = given
+    return channels, height, width
 
 
 def drawn_from(prior: Prior, image_shape: tuple[int, int, int], denoised: bool) -> Truth:
@@ -207,6 +221,7 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
     Raises:
         UserError: naming what does not fit, or that there is nothing to judge.
     """
+    device_here(device)
     problem = asked_problem(asked)
     sizes = sizes_of(asked.pairs, asked.samples)
     if isinstance(problem, RecordedProblem):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.judge.page import write_page
-from benchmarks.judge.problems import Case, Problem, chosen
+from benchmarks.judge.problems import Case, Problem, chosen, shipped
 from benchmarks.judge.running import (
     Budget,
     Contestant,
@@ -21,6 +21,7 @@ from benchmarks.judge.running import (
     FromFunction,
     Sizes,
     contents_of,
+    device_here,
     digest_of,
     planned,
     run,
@@ -99,6 +100,8 @@ def judge(
     others = [str(one) for one in names if not isinstance(one, Problem)]
     if others or not taken:
         taken += chosen(others, allow_local=True)
+    fitting(contestants, taken)
+    device_here(device)
     folder = None if output is None else Path(output)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +243,20 @@ def of_settings(name: str, settings: Any, allow_local: bool = False) -> Contesta
         files = sorted(file_digests(checked).values())
         return digest_of([checked, files], built({"sampler": checked}, {"sampler": Sampler}, name)[0])
 
-    return Contestant(name, made, digest)
+    return Contestant(name, made, digest, tuple(special))
+
+
+def fitting(contestants: Sequence[Contestant], problems: Sequence[Problem]) -> None:
+    """Refuse settings for problems that there are not.
+
+    Raises:
+        UserError: naming a pattern that fits neither a problem that is judged nor one that is shipped.
+    """
+    names = {*shipped(), *(problem.name for problem in problems)}
+    for one in contestants:
+        for pattern in one.patterns:
+            if not fnmatch.filter(names, pattern):
+                raise UserError(f"{one.name}: judge: no problem fits {pattern!r}; there are {', '.join(sorted(names))}")
 
 
 def contestant_of(text: str, allow_local: bool = False) -> Contestant:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmarks.judge.problems import Case, Problem, Truth
 from benchmarks.judge.running import Sampled
-from benchmarks.judge.scores import Curves, band_energies, calibration_tests, ranks_along, scale_tests
+from benchmarks.judge.scores import Curves, band_energies, calibration_tests, scale_tests
 from benchmarks.judge.statistics import rank_tests
-from benchmarks.judge.verdict import Judged
+from benchmarks.judge.verdict import Judged, ranks_along
 from datamodules import RecordedMeasurements
 from posterior.errors import UserError
 from posterior.measurement import Measurement

@@ -14,6 +14,7 @@ import random
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from posterior.errors import Diverged, UserError
 from posterior.files import write_whole
 from posterior.measurement import Measurement
 from posterior.metrics.distribution import distance_of_projections, sorted_projections
+from posterior.operators import Operator
 from posterior.priors import Prior
 from posterior.random import Streams, key_of
 from posterior.samplers import Sampler
@@ -123,13 +125,8 @@ class FromFunction(Sampler):
                 "sigma_y": one.likelihood.sigma_y,
                 "generator": torch.Generator(one.y.device).manual_seed(seed),
             }
-            before = _random_states()
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002 - the function's author may use it
-            random.seed(seed)
-            found = self.function(**{name: offered[name] for name in self.wanted})
-            _put_back(before)
-            found = torch.as_tensor(found)
+            with _seeded(seed):
+                found = torch.as_tensor(self.function(**{name: offered[name] for name in self.wanted}))
             if tuple(found.shape) != (len(rows), *measurement.image_shape):
                 raise UserError(
                     f"{self.function.__name__} returned {tuple(found.shape)}, expected (num_samples, C, H, W) = "
@@ -151,11 +148,13 @@ class Contestant:
         name: what it is called in tables.
         made: problem -> the sampler, with the settings that it has there.
         digest: problem -> digest of settings and code.
+        patterns: of problems' names that it has settings of their own for.
     """
 
     name: str
     made: Callable[[Problem], Sampler]
     digest: Callable[[Problem], str]
+    patterns: Sequence[str] = ()
 
 
 @dataclass
@@ -354,7 +353,7 @@ def draw(
     """
     prior = copy.deepcopy(problem.prior).to(device)  # the problem's own stays as it is, and on the CPU
     rows = problem.batch(cases, seed).to(device).repeat(count)
-    y, states, weights = rows.y.clone(), _random_states(), state_of(prior)
+    y, states, weights, operator = rows.y.clone(), _random_states(), state_of(prior), _tensors_of(rows.operator)
     streams = Streams(seed, [case.id for case in cases], count, device)
     cost, start = (prior.cost.forward, prior.cost.backward), time.monotonic()
     shape = (len(streams), *problem.image_shape)
@@ -380,6 +379,9 @@ def draw(
         raise UserError(f"{name}: returned {told}, expected a tensor of floats {shape}: one sample for each row")
     if not torch.equal(rows.y, y):
         raise UserError(f"{name}: changed its measurement: a sampler leaves its arguments as they are")
+    now = _tensors_of(rows.operator)
+    if any(not torch.equal(value, now.get(key, value.new_empty(0))) for key, value in operator.items()):
+        raise UserError(f"{name}: changed the operator: a sampler leaves its arguments as they are")
     if state_of(prior) != weights:
         raise UserError(f"{name}: changed the prior: a sampler leaves its arguments as they are")
     changed = [what for what, state in _random_states().items() if not _same(state, states[what])]
@@ -393,6 +395,12 @@ def draw(
     return Cell.of(kept, cases, float(spent[0]), float(spent[1]), seconds)
 
 
+def _tensors_of(operator: Operator) -> dict[str, Tensor]:
+    """Copies of what decides A; what is kept of its own computations is not."""
+    held = vars(operator).items()
+    return {key: value.clone() for key, value in held if isinstance(value, Tensor) and not key.startswith("_kept")}
+
+
 def _random_states() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
@@ -401,10 +409,19 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _put_back(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    random.setstate(states["random"])
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Global random states set from a seed, and put back whatever happens."""
+    before = _random_states()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - a function's author may use it
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before["torch"])
+        np.random.set_state(before["numpy"])  # noqa: NPY002
+        random.setstate(before["random"])
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -413,6 +430,18 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return all(np.array_equal(one["state"][key], other["state"][key]) for key in one["state"])
     return bool(one == other)
+
+
+def device_here(device: torch.device | str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UserError: with the first line of what torch says.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without it
+        raise UserError(f"--device: {device} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def code_of(sampler: Any) -> str:

@@ -28,7 +28,6 @@ from benchmarks.judge.statistics import (
     over_measurements,
     spread_test,
 )
-from posterior.random import stream
 
 BOOTSTRAP = 1000
 """Sets of images with replacement, for an interval."""
@@ -240,21 +239,6 @@ def score_test(name: str, scores: Tensor, seed: int = 0) -> Finding:
         return float(scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(POWER)) * null.std
 
     return Finding(name, "score", "", mean, low, high, null.both(mean), {"score": float(scores[0].mean())}, reach)
-
-
-def ranks_along(values: Tensor, name: str, pairs: Sequence[Case], seed: int) -> np.ndarray:
-    """How many of a pair's samples lie below the truth along a functional, at random among those that are equal.
-
-    Args:
-        values: of the functional, (K + 1, P), the truth's in row 0.
-        name: of the functional.
-        pairs: P of them.
-        seed: of the order of equal values; a functional that says yes or no has many.
-    """
-    below, equal = (values[1:] < values[0]).sum(dim=0), (values[1:] == values[0]).sum(dim=0)
-    draws = [float(torch.rand((), generator=stream(seed, case.id, -1, f"rank of {name}"))) for case in pairs]
-    among = torch.tensor(draws, dtype=torch.float64) * (equal + 1)
-    return (below + among.long()).numpy()
 
 
 def band_energies(images: Tensor) -> dict[str, Tensor]:

@@ -184,11 +184,11 @@ def _widths(found: Sequence[Finding]) -> str:
 
 def _rank(one: Finding) -> str:
     """A functional and the shape of its ranks."""
-    mean, spread = one.more["mean rank"], one.more["spread"]
-    if abs(mean - 0.5) > 0.05:
-        shape = "too low" if mean < 0.5 else "too high"
+    centre, spread = one.more["off centre"], one.more["off in spread"]
+    if abs(centre) > abs(spread):
+        shape = "too low" if centre < 0 else "too high"
     else:
-        shape = "too far out" if spread > 1 else "too central"
+        shape = "too far out" if spread > 0 else "too central"
     return f"{one.where} ({shape})"
 
 
@@ -244,10 +244,25 @@ def functionals(problem: Problem, cases: Sequence[Case], images: Tensor, seed: i
     return found
 
 
+def ranks_along(values: Tensor, name: str, pairs: Sequence[Case], seed: int) -> np.ndarray:
+    """How many of a pair's samples lie below the truth along a functional, at random among those that are equal.
+
+    Args:
+        values: of the functional, (K + 1, P), the truth's in row 0.
+        name: of the functional.
+        pairs: P of them.
+        seed: of the order of equal values; a functional that says yes or no has many.
+    """
+    below, equal = (values[1:] < values[0]).sum(dim=0), (values[1:] == values[0]).sum(dim=0)
+    draws = [float(torch.rand((), generator=stream(seed, case.id, -1, f"rank of {name}"))) for case in pairs]
+    among = torch.tensor(draws, dtype=torch.float64) * (equal + 1)
+    return (below + among.long()).numpy()
+
+
 def ranks_of(
     problem: Problem, pairs: Sequence[Case], ranked: Sequence[Tensor], seed: int, together: int = 64
 ) -> dict[str, np.ndarray]:
-    """How many of a pair's samples lie below the truth, by functional.
+    """How many of a pair's samples lie below the truth, by functional; of those that equal it, a random share.
 
     Args:
         problem: whose.
@@ -256,14 +271,14 @@ def ranks_of(
         seed: of the functionals.
         together: pairs at a time.
     """
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(pairs), together):
         cases = pairs[start : start + together]
         truths = torch.cat([case.truth for case in cases])
         images = torch.cat([truths[None], torch.stack(list(ranked[start : start + together]), dim=1)])
         for name, values in functionals(problem, cases, images, seed).items():
-            found.setdefault(name, []).append((values[1:] < values[0]).sum(dim=0))
-    return {name: torch.cat(values).numpy() for name, values in found.items()}
+            found.setdefault(name, []).append(ranks_along(values, name, cases, seed))
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def interval_tests(pairs: Sequence[Case], ranked: Sequence[Tensor], together: int = 64) -> list[Finding]:

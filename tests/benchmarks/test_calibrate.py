@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.judge.calibrate import LIMITS, Asked, calibrate, calibrate_command, problem_of
+from benchmarks.judge.calibrate import LIMITS, Asked, calibrate, calibrate_command, problem_of, shape_of
 from benchmarks.judge.problems import LearnedTruth
 from posterior import Streams, UserError
 from posterior.priors import DiffusionPrior, UNet
@@ -204,5 +204,10 @@ def test_bad_inputs_are_one_line(files, tmp_path):
         with pytest.raises(UserError, match=told) as caught:
             calibrate(asked, tmp_path / "out")
         assert "\n" not in str(caught.value)
+    for shape in (3, [3, 32], [3, "a", 32], [3, 0, 32], [3.0, 32, 32]):
+        with pytest.raises(UserError, match="calibrate: image_shape"):
+            shape_of(shape)
+    with pytest.raises(UserError, match="--device: nowhere cannot be used here"):
+        calibrate(files(), tmp_path / "out", device="nowhere")
     with pytest.raises(UserError, match="the file of settings nowhere.yaml does not exist".replace(".", r"\.")):
         calibrate(Asked("nowhere.yaml", files().task, "DPS"), tmp_path / "out")

@@ -16,8 +16,19 @@ from benchmarks.judge.command import contestant_of, judge_command, of_settings
 from benchmarks.judge.planted import DISTANCE, NUMBERS, PLANTED, WIDTH, Planted, cheap_problem, judged_planted
 from benchmarks.judge.problems import chosen, shipped
 from benchmarks.judge.running import Budget, ExactSets, Sizes, draw, planned, run
-from benchmarks.judge.statistics import Null, Pooled, band, coverage_test, holm, inside, spread_test, uniformity
-from benchmarks.judge.verdict import LEVEL
+from benchmarks.judge.statistics import (
+    Null,
+    Pooled,
+    band,
+    coverage_test,
+    holm,
+    inside,
+    median_interval,
+    rank_tests,
+    spread_test,
+    uniformity,
+)
+from benchmarks.judge.verdict import LEVEL, Judged
 from posterior import UserError
 from posterior.samplers import DPS, ExactMixture, RespacedSigmas, Sampler
 
@@ -126,7 +137,7 @@ def test_statistics_are_what_they_say():
     chi, variation = pooled.chi_square(modes)
     expected = scipy.stats.chi2_contingency([[6, 6], [20, 10]], correction=False).statistic
     assert float(chi[0]) == pytest.approx(expected, rel=1e-9)
-    assert variation == pytest.approx(abs(0.5 - 2 / 3))
+    assert float(variation[0]) == pytest.approx(abs(0.5 - 2 / 3))
     squares = torch.cdist(flat, flat).square()
     kernel = torch.exp(-0.5 * squares / squares.mean())
     mmd = (kernel[:12, :12].sum() - 12) / 132 + (kernel[12:, 12:].sum() - 30) / 870 - 2 * kernel[:12, 12:].mean()
@@ -142,8 +153,53 @@ def test_the_band_holds_uniform_ranks_as_often_as_it_says():
         counts = np.cumsum(np.bincount(ranks, minlength=20))[:19] / 100
         inside.append(bool(((counts >= low - 1e-9) & (counts <= high + 1e-9)).all()))
     assert 0.92 < np.mean(inside) < 0.98
-    assert uniformity(rng.integers(20, size=2000), 19)[1] > 1e-3
-    assert uniformity(np.minimum(rng.integers(20, size=2000), rng.integers(20, size=2000)), 19)[1] < 1e-6
+    difference, lowest, _, p = uniformity(rng.integers(20, size=2000), 19)
+    assert p > 1e-3
+    assert lowest == 0 < difference
+    difference, lowest, highest, p = uniformity(
+        np.minimum(rng.integers(20, size=2000), rng.integers(20, size=2000)), 19
+    )
+    assert p < 1e-6
+    assert lowest < 0.25 < highest  # F = 1 - (1 - u)^2 is 1/4 off at 1/2
+
+
+@pytest.mark.parametrize("count", [3, 6, 24])
+def test_a_medians_interval_holds_it_as_often_as_order_statistics_can(count):
+    drawn = np.random.default_rng(0).normal(size=(4000, count))
+    held = np.mean([low <= 0 <= high for low, high in map(median_interval, drawn)])
+    assert held >= min(0.95, 1 - 2.0 ** (1 - count)) - 0.015
+
+
+def test_shares_that_are_right_are_off_by_nothing():
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for seed in range(60):
+        x = torch.randn(120, 1, 1, 2, generator=generator)
+        _, variation = Pooled.of(x[:40], x[40:], seed).chi_square((4 * torch.rand(120, generator=generator)).long())
+        found.append(float(variation[0].square() - variation[1:].square().mean()))
+    assert abs(np.mean(found)) < 3 * np.std(found) / 60**0.5
+    assert min(found) < 0 < max(found)
+
+
+def test_equal_numbers_are_no_evidence():
+    images = torch.zeros(10, 4000, 1, 1, 3)  # as where all samples and the truth are black
+    assert float(inside(images).mean(dim=1)[0]) == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shape"),
+    [
+        (lambda u: u**1.3, "too low"),
+        (lambda u: 1 - u**1.3, "too high"),
+        (lambda u: 0.53 + 0.5 * (u - 0.5), "too central"),  # off centre as well, but less so
+        (lambda u: np.where(u < 0.5, u**2, 1 - (1 - u) ** 2), "too far out"),
+    ],
+)
+def test_ranks_have_the_shape_that_is_further_off(ranks, shape):
+    values = (20 * ranks(np.random.default_rng(0).uniform(size=1000))).astype(int).clip(0, 19)
+    (finding,) = rank_tests({"brightness": values}, 19)
+    judged = Judged("one", "all", [finding], [finding.p])
+    assert shape in judged.verdict()
 
 
 def test_coverage_is_that_of_the_order_statistics():
@@ -182,6 +238,8 @@ class Breaks(Sampler):
             return x.tolist()
         if self.rule == "measurement":
             measurement.y.add_(1)
+        if self.rule == "operator":
+            measurement.operator.matrix.mul_(2)
         if self.rule == "prior":
             prior.means.add_(1)
         if self.rule == "torch":
@@ -203,6 +261,7 @@ class Breaks(Sampler):
         ("measurement", "changed its measurement"),
         ("prior", "changed the prior"),
         ("torch", "changed the global random state of torch"),
+        ("operator", "changed the operator"),
         ("numpy", "changed the global random state of numpy"),
         ("raises", "fails on two-modes: KeyError: 'no such thing'"),
     ],
@@ -278,6 +337,12 @@ def test_a_plain_function_is_a_sampler(problem):
         assert sigma_y == 0.1
         return prior.denoise(torch.randn(num_samples, 1, 1, NUMBERS, generator=generator), 1.0)
 
+    def fails(y):
+        torch.manual_seed(5)
+        raise KeyError
+
+    assert "fails on two-modes: KeyError" in str(judge(fails, [problem], TINY, quiet=True))
+    assert torch.equal(before, torch.get_rng_state())
     found = judge(with_prior, [problem], TINY, quiet=True).found["with_prior"][0]
     assert found.refuted
     assert found.forward == 1
@@ -342,6 +407,12 @@ def test_what_is_no_sampler_is_one_line():
         with pytest.raises(UserError, match=told) as caught:
             contestant_of(text)
         assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="--device: nowhere cannot be used here: Expected one of cpu") as caught:
+        judge(Planted(), [cheap_problem()], TINY, device="nowhere")
+    assert "\n" not in str(caught.value)
+    mistyped = of_settings("mine", {"class_path": "DPS", "judge": {"two-mode": {"scale": 1.0}}})
+    with pytest.raises(UserError, match="mine: judge: no problem fits 'two-mode'; there are field-blur, field"):
+        judge({"mine": mistyped}, [cheap_problem()], TINY)
     with pytest.raises(UserError, match="is no sampler"):
         judge(3, [cheap_problem()], TINY)  # type: ignore[arg-type]
 
