@@ -49,7 +49,7 @@ Make = Callable[[torch.Generator], LinearOperator]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Counts:
     """How much is sampled of a problem: chains and exact sets of so many rows, budgets of calls."""
 
     samples: int
@@ -74,29 +74,29 @@ class Task:
     task: str
     file: str
     anchor_sigma: float
-    sizes: Sizes
-    smoke: Sizes
+    sizes: Counts
+    smoke: Counts
     make: Make | None = None
 
 
 def tasks() -> list[Task]:
     """All of them."""
     fresh = partial(projection, 8, (2, 4, 4))
-    small, rows = Sizes(100, (50,), 2, 4), {"inpainting": "inpainting", "4x SR": "super-resolution", "blur": "blur"}
-    toon, field = Sizes(200, (60, 1000), 2), Sizes(48, (60, 300, 1000), 1, 12)
+    small, rows = Counts(100, (50,), 2, 4), {"inpainting": "inpainting", "4x SR": "super-resolution", "blur": "blur"}
+    toon, field = Counts(200, (60, 1000), 2), Counts(48, (60, 300, 1000), 1, 12)
     return [
-        Task("mixture, d = 32", "projection", "mixture32", 0.3, Sizes(500, (60, 300, 1000)), small, fresh),
-        Task("mixture, d = 32, loose anchor", "projection", "mixture32", 1, Sizes(500, (60, 100, 1000)), small, fresh),
+        Task("mixture, d = 32", "projection", "mixture32", 0.3, Counts(500, (60, 300, 1000)), small, fresh),
+        Task("mixture, d = 32, loose anchor", "projection", "mixture32", 1, Counts(500, (60, 100, 1000)), small, fresh),
         *(
-            Task("toon mixture, d = 3072", task, f"toon-{file}", 0.3, toon, Sizes(16, (20,), 1, 4))
+            Task("toon mixture, d = 3072", task, f"toon-{file}", 0.3, toon, Counts(16, (20,), 1, 4))
             for task, file in rows.items()
         ),
         *(
-            Task("Gaussian field, 64x64", task, f"field-{file}", 0.3, field, Sizes(8, (20,), 1, 4))
+            Task("Gaussian field, 64x64", task, f"field-{file}", 0.3, field, Counts(8, (20,), 1, 4))
             for task, file in rows.items()
         ),
-        Task("ring", "one coordinate", "ring", 0.1, Sizes(1000, (60, 300, 1000)), Sizes(200, (50,), 2, 4)),
-        Task("hard instance", "f(s)", "hard-instance", 0.2, Sizes(500, (100, 300), 4), Sizes(50, (50,), 1, 4)),
+        Task("ring", "one coordinate", "ring", 0.1, Counts(1000, (60, 300, 1000)), Counts(200, (50,), 2, 4)),
+        Task("hard instance", "f(s)", "hard-instance", 0.2, Counts(500, (100, 300), 4), Counts(50, (50,), 1, 4)),
     ]
 
 
@@ -198,19 +198,19 @@ def _line(row: Row) -> str:
 
 
 def run_task(
-    problem: Problem, task: Task, sizes: Sizes, dps_scales: Sequence[float], seed: int, smoke: bool = False
+    problem: Problem, task: Task, sizes: Counts, dps_scales: Sequence[float], seed: int, smoke: bool = False
 ) -> list[Row]:
     """Every sampler at every budget, over measurements."""
     label = f"{task.problem} {task.task}"
     chosen = dict.fromkeys(sizes.calls, (dps_scales[0], SHARES[-1]))
     if len(dps_scales) > 1:
         few = replace(sizes, samples=-(-sizes.samples // 4), sets=4)
-        case = Case.draw(problem, task, few, f"{label} tuning", seed, tuning=True)
+        case = AnchoredCase.draw(problem, task, few, f"{label} tuning", seed, tuning=True)
         chosen = {calls: case.tuned(calls, dps_scales) for calls in sizes.calls}
     runs = {calls: samplers(calls, *best, task.anchor_sigma) for calls, best in chosen.items()}
     found: dict[tuple[str, str], list[dict[str, float | None]]] = {}
     for number in range(sizes.measurements):
-        case = Case.draw(problem, task, sizes, f"{label} {number}", seed)
+        case = AnchoredCase.draw(problem, task, sizes, f"{label} {number}", seed)
         for given, exact in case.exact.items():
             own, *others = exact.sets
             found.setdefault((f"exact {given}", given), []).append(case.compared(own, given, with_floor(others)))
@@ -291,7 +291,7 @@ def with_floor(sets: Sequence[Tensor]) -> Exact:
 
 
 @dataclass(frozen=True)
-class Case:
+class AnchoredCase:
     """One measurement of a problem and its anchor; by what is given: exact sets, and the weights of modes."""
 
     problem: Problem
@@ -306,7 +306,9 @@ class Case:
     seed: int
 
     @classmethod
-    def draw(cls, problem: Problem, task: Task, sizes: Sizes, label: str, seed: int, tuning: bool = False) -> Case:
+    def draw(
+        cls, problem: Problem, task: Task, sizes: Counts, label: str, seed: int, tuning: bool = False
+    ) -> AnchoredCase:
         """Truth, measurement and anchor from the streams of the label; for tuning, without the directions."""
         generator = stream(seed, label, -1, "problem")
         operator = task.make(generator) if task.make else problem.operator.realise(problem.image_shape, [generator])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.faces.fit_mixture import fit_mixture
 from benchmarks.judge.problems import FieldTruth, MixtureTruth, Problem, RandomProjection
-from benchmarks.truth.exact_posterior import FILES, Sizes, Task, exact_posterior, given_anchor, run_task
+from benchmarks.truth.exact_posterior import FILES, Counts, Task, exact_posterior, given_anchor, run_task
 from benchmarks.truth.problems import WithAnchor, projection, random_mixture
 from datamodules.training import FolderImages
 from posterior import Measurement, UserError
@@ -70,7 +70,7 @@ def test_no_problem_of_that_name(tmp_path):
 
 def test_algorithm_2_reaches_the_floor_on_a_mixture_and_nothing_else_does():
     """Theorem 1.2: with an anchor the target is reached. Cold, Algorithm 1 sits in the modes where it started."""
-    prior, sizes = random_mixture(6, torch.Generator().manual_seed(0)), Sizes(300, (600,), 3, 10)
+    prior, sizes = random_mixture(6, torch.Generator().manual_seed(0)), Counts(300, (600,), 3, 10)
     problem = Problem("test", "", prior, RandomProjection(8), GaussianNoise(0.1), (2, 4, 4))
     task = Task("test", "projection", "", 0.3, sizes, sizes, partial(projection, 8, (2, 4, 4)))
     rows = {row.sampler: row for row in run_task(problem, task, sizes, (0.2, 0.5), 0)}
