@@ -133,19 +133,23 @@ class ConditionalDenoiser:
 
 @dataclass(frozen=True)
 class ConditionalDescent(Sampler):
-    """Samples of p(x | y): a search for the mode, then an ancestral descent, both with the denoiser that is told y.
+    """Samples of p(x | y): a search for the mode, then ancestral descents, all with the denoiser that is told y.
 
     Source: docs/method.md section 9. Related: Rozet et al., NeurIPS 2024 (the same conditional mean, by backward
     calls); Zhang et al., "DAPS", 2024 (re-noising). At each level of the search x = D_y + sigma' n, all noise fresh; at
-    its end sigma' is the first level of the descent. That is reverse diffusion with D_y for D, and ends with
-    x0 = (D_y + x) / 2, which has the variance of the posterior where that is well above the last level's. The samples
-    are of p * N(0, sigma_min^2 I), see `ConditionalDenoiser`.
+    its end sigma' is the first level of the descent. That state is too narrow where the posterior is wide: D_y is a
+    mean. So a descent goes as far as `turn`, and forward noise leads back to the first level: were D_y exact, such a
+    cycle would leave p(x_s | y) as it is, and it draws other laws of x_s towards it. The last descent is reverse
+    diffusion with D_y for D, and ends with x0 = (D_y + x) / 2, which has the variance of the posterior where that is
+    well above the last level's. The samples are of p * N(0, sigma_min^2 I), see `ConditionalDenoiser`.
 
     Args:
         search: levels above 0; None: from 2 to 0.7, as many as `calls` allows.
         descent: levels above 0.
-        calls: forward calls a sample, at most: the descent takes what it needs (49), the search the rest. More of them
-            put modes in righter shares (docs/conditional.md).
+        calls: forward calls a sample, at most: the descents take what they need (49, and 15 a cycle), the search the
+            rest. More of them put modes in righter shares (docs/conditional.md).
+        cycles: descents to `turn` and back, before the one that goes to the end.
+        turn: a cycle ends at the first level of the descent that is not above this.
         num_steps: of conjugate gradients in a level, one call each.
         one_step_below: levels of the descent below this take one step.
         step: of the descent.
@@ -160,6 +164,8 @@ class ConditionalDescent(Sampler):
     search: SigmaSchedule | None = None
     descent: SigmaSchedule = field(default_factory=lambda: GeometricSigmas(20, 1.0, 0.003))
     calls: int = 121
+    cycles: int = 1
+    turn: float = 0.25
     num_steps: int = 2
     one_step_below: float = 0.08
     step: ReverseStep = field(default_factory=SecondOrderAncestral)
@@ -170,18 +176,26 @@ class ConditionalDescent(Sampler):
         whole("ConditionalDescent", "num_steps", self.num_steps, 1, MOST_STEPS)
         real("ConditionalDescent", "one_step_below", self.one_step_below, least=0)
         whole("ConditionalDescent", "calls", self.calls, 1, MOST_STEPS)
+        whole("ConditionalDescent", "cycles", self.cycles, 0, MOST_STEPS)
+        real("ConditionalDescent", "turn", self.turn, above=0)
         self.search_levels()
 
     def search_levels(self) -> list[float]:
         """Of the search, falling."""
         if self.search is not None:
             return self.search.sigmas()[:-1]
-        spent = sum(1 + self.steps_at(sigma) for sigma in self.descent.sigmas()[:-1])
+        cost = [1 + self.steps_at(sigma) for sigma in self.descent.sigmas()[:-1]]
+        spent = sum(cost) + self.cycles * sum(cost[: len(self.cycle_levels()) - 1])
         num_levels = (self.calls - spent) // (1 + self.num_steps)
         if num_levels < 2:
             least = spent + 2 * (1 + self.num_steps)
             raise UserError(f"ConditionalDescent: calls must be at least {least} with this descent, got {self.calls}")
         return GeometricSigmas(num_levels, 2.0, 0.7).sigmas()[:-1]
+
+    def cycle_levels(self) -> list[float]:
+        """Of the descent, from its first to the one at which a cycle turns."""
+        *levels, _ = self.descent.sigmas()
+        return levels[: sum(sigma > self.turn for sigma in levels) + 1]
 
     def steps_at(self, sigma: float) -> int:
         """Steps of conjugate gradients in a level of the descent."""
@@ -201,26 +215,42 @@ class ConditionalDescent(Sampler):
             denoised, steps = searching.condition(x, sigma, self.num_steps, steps)
             x = denoised + sigma_next * rng.randn_like("search", x)
             observe("search", index, len(levels), x)
-        return self.descend(told, check_finite(x, rng, "search"), steps, rng, observe)
+        x = check_finite(x, rng, "search")
+        down = self.cycle_levels()
+        for _ in range(self.cycles):
+            x = self.descend(told, x, down, steps, rng, observe, "cycle")
+            x = x + (start**2 - down[-1] ** 2) ** 0.5 * rng.randn_like("cycle", x)
+        x = check_finite(self.descend(told, x, self.descent.sigmas(), steps, rng, observe), rng, "descent")
+        return prior.denoise(x, prior.sigma_min) if self.final_denoising else x
 
     def descend(
         self,
         told: ConditionalDenoiser,
         x: Tensor,
-        steps: list[Tensor],
+        levels: Sequence[float],
+        steps: Sequence[Tensor],
         rng: Streams,
         observe: Observer = unobserved,
+        stage: str = "descent",
     ) -> Tensor:
-        """From x at the first level of the descent, (R, C, H, W), to samples."""
-        *levels, _ = self.descent.sigmas()
+        """From x at the first of the levels, (R, C, H, W), to the last; samples where that is 0.
+
+        Args:
+            told: the denoiser.
+            x: where it starts.
+            levels: falling.
+            steps: of conjugate gradients, those of a level near the first.
+            rng: the rows' streams.
+            observe: sees every state.
+            stage: what it calls them.
+        """
         before = None
-        for index, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0]), start=1):
+        for index, (sigma, sigma_next) in enumerate(pairwise(levels), start=1):
             denoised, steps = told.condition(x, sigma, self.steps_at(sigma), steps)
             if sigma_next == 0:
                 x = (denoised + x) / 2
             else:
                 estimate, before = self.step.estimate(denoised, before, sigma, sigma_next), (denoised, sigma)
                 x = self.step(x, estimate, None, sigma, sigma_next, partial(rng.randn_like, "descent", x))
-            observe("descent", index, len(levels), x)
-        x = check_finite(x, rng, "descent")
-        return told.prior.denoise(x, told.prior.sigma_min) if self.final_denoising else x
+            observe(stage, index, len(levels) - 1, x)
+        return x
