@@ -6,11 +6,13 @@ A clone alone has a part of them, tests/data/peers.npz: of some runs the first i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from posterior import Measurement, Streams
 from posterior.noise import GaussianNoise
 from posterior.operators.base import Diagonal, LinearOperator
 from posterior.priors import Prior
-from posterior.samplers import Sampler
+from posterior.samplers import Sampler, SigmaSchedule
 
 SHAPE = (1, 8, 8)
 SIGMA_Y = 0.05
@@ -201,3 +203,40 @@ def golden(name: str, operator: str) -> Run:
 
 def _tensor(value: np.ndarray) -> Tensor:
     return torch.from_numpy(value).to(torch.int64 if value.dtype.kind in "iu" else torch.float64)
+
+
+@dataclass(frozen=True)
+class Levels(SigmaSchedule):
+    """As they were run: the reference's levels may repeat, or end above 0."""
+
+    levels: Sequence[float]
+
+    def sigmas(self) -> list[float]:
+        return list(self.levels)
+
+
+def by_rows(run: Run) -> Run:
+    """The run on the form of its operator that codes with a singular value decomposition got: A of full row rank.
+
+    For inpainting the coordinates that are observed come first; elsewhere that is what the problem has.
+    """
+    if "A_rows" not in run.problem:
+        return run
+    given = {name: run.problem[f"{name}_rows"] for name in ("A", "y", "V")}
+    observed = torch.arange(len(run.problem["V_rows"])) < len(given["A"])
+    return replace(
+        run, problem={**run.problem, **given, "S": torch.ones(len(observed)).double(), "M": observed.double()}
+    )
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[tuple, Any]]:
+    """(arguments without self, result) of every call of a method, in order."""
+    found: list[tuple[tuple, Any]] = []
+    method = getattr(owner, name)
+
+    def spy(self: Any, *arguments: Any) -> Any:
+        found.append((arguments, method(self, *arguments)))
+        return found[-1][1]
+
+    monkeypatch.setattr(owner, name, spy)
+    return found

@@ -76,6 +76,7 @@ NEEDED: dict[str, typing.Any] = {
     "GeometricSigmas": {"num_levels": 3, "top": 9.0, "bottom": 0.1},
     "ImageArray": {"path": "nowhere"} | DATA,
     "ImageFolder": {"root": "nowhere"} | DATA,
+    "KarrasSigmas": {"num_levels": 3, "top": 9.0, "bottom": 0.1},
     "KineticLangevin": {"score_sigma": 0.1},
     "ListedSigmas": {"levels": [2.0, 1.0, 0.0]},
     "MRISlices": {"root": "nowhere"} | DATA,

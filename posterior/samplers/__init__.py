@@ -4,12 +4,31 @@ from posterior.samplers.annealed import AnnealedMeasurement, AnnealedSampler, Ta
 from posterior.samplers.annealed_langevin import AnnealedLangevin
 from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
 from posterior.samplers.conditional import ConditionalDenoiser, ConditionalDescent
+from posterior.samplers.daps import DAPS
+from posterior.samplers.ddnm import DDNMPlus
+from posterior.samplers.ddrm import DDRM
+from posterior.samplers.diffpir import DiffPIR
 from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
+from posterior.samplers.fps_smc import FPSSMC
+from posterior.samplers.jfps import JFPS
 from posterior.samplers.kinetic import KineticLangevin
 from posterior.samplers.lasso import Lasso
+from posterior.samplers.lgd import LGD
+from posterior.samplers.likelihood_steps import (
+    ExactLikelihoodStep,
+    HamiltonianSteps,
+    LangevinSteps,
+    LikelihoodStep,
+    MetropolisSteps,
+)
+from posterior.samplers.mcg_diff import MCGDiff
+from posterior.samplers.mmps import MMPS
+from posterior.samplers.pigdm import PiGDM
+from posterior.samplers.pnp_dm import EulerMaruyama, PnPDM
 from posterior.samplers.proximal import ProximalDenoising
+from posterior.samplers.red_diff import REDDiff
 from posterior.samplers.reverse_diffusion import (
     DDIM,
     Ancestral,
@@ -23,18 +42,28 @@ from posterior.samplers.schedules import (
     AnnealingSchedule,
     GeometricAnnealing,
     GeometricSigmas,
+    KarrasSigmas,
     Level,
     ListedSigmas,
     NoAnnealing,
     PublishedAnnealing,
+    QuadraticSigmas,
     RespacedSigmas,
     SigmaSchedule,
 )
+from posterior.samplers.tds import TDS
 
 __all__ = [
+    "DAPS",
     "DDIM",
+    "DDRM",
     "DPS",
+    "FPSSMC",
+    "JFPS",
+    "LGD",
     "MCG",
+    "MMPS",
+    "TDS",
     "AdmissibleAnnealing",
     "Ancestral",
     "AnnealedLangevin",
@@ -43,21 +72,35 @@ __all__ = [
     "AnnealingSchedule",
     "ConditionalDenoiser",
     "ConditionalDescent",
+    "DDNMPlus",
     "DPSPlus",
+    "DiffPIR",
+    "EulerMaruyama",
     "ExactGaussian",
+    "ExactLikelihoodStep",
     "ExactMixture",
     "GeometricAnnealing",
     "GeometricSigmas",
+    "HamiltonianSteps",
+    "KarrasSigmas",
     "KineticLangevin",
+    "LangevinSteps",
     "Lasso",
     "Level",
+    "LikelihoodStep",
     "ListedSigmas",
+    "MCGDiff",
+    "MetropolisSteps",
     "MixturePosterior",
     "NoAnnealing",
     "Observer",
+    "PiGDM",
+    "PnPDM",
     "Projection",
     "ProximalDenoising",
     "PublishedAnnealing",
+    "QuadraticSigmas",
+    "REDDiff",
     "RespacedSigmas",
     "ReverseDiffusion",
     "ReverseStep",

@@ -95,14 +95,14 @@ class DPS(ConditionedDiffusion):
             denoised, fraction = prior.predict(x, sigma)
             if self.clip_denoised:
                 denoised = denoised.clamp(-1, 1)
-            misfit = self.misfit(measurement, denoised, rng)  # one per row: rows do not see each other
+            misfit = self.misfit(measurement, denoised, rng, sigma)  # one per row: rows do not see each other
             (grad,) = torch.autograd.grad(misfit.sum(), x)
         with torch.no_grad():
             unguided = self.step(x, denoised, fraction, sigma, sigma_next, partial(rng.randn_like, "dps", x))
             return unguided - self.scale * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * grad
 
-    def misfit(self, measurement: Measurement, denoised: Tensor, rng: Streams) -> Tensor:
-        """What the step goes down, one number per row, (R,)."""
+    def misfit(self, measurement: Measurement, denoised: Tensor, rng: Streams, sigma: float) -> Tensor:
+        """What the step goes down, one number per row, (R,); ``sigma`` is the level that D comes from."""
         return measurement.distance(denoised)
 
 
@@ -129,7 +129,7 @@ class DPSPlus(DPS):
         whole("DPSPlus", "copies", self.copies, 1, MOST_SAMPLES)
         real("DPSPlus", "spread", self.spread, least=0)
 
-    def misfit(self, measurement: Measurement, denoised: Tensor, rng: Streams) -> Tensor:
+    def misfit(self, measurement: Measurement, denoised: Tensor, rng: Streams, sigma: float) -> Tensor:
         noisy = (denoised + self.spread * rng.rand_like("copies", denoised) for _ in range(self.copies))
         return torch.stack([measurement.residual_norm(copy) for copy in noisy]).mean(dim=0)
 

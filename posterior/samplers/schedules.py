@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 from posterior.checks import LARGEST, MOST_STEPS, brief, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
@@ -97,6 +99,64 @@ class GeometricSigmas(SigmaSchedule):
     def sigmas(self) -> list[float]:
         ratio, last = self.bottom / self.top, self.num_levels - 1
         return [*(self.top * ratio ** (number / last) for number in range(self.num_levels)), 0.0]
+
+
+@dataclass(frozen=True)
+class KarrasSigmas(SigmaSchedule):
+    """Levels of even steps in sigma^(1/7), then 0: nearer to each other the lower they are.
+
+    Source: Karras, Aittala, Aila, Laine, NeurIPS 2022, equation (5) with rho = 7 (InverseBench's "poly-7").
+
+    Args:
+        num_levels: above 0, >= 2.
+        top, bottom: the highest and the lowest of these, top > bottom > 0.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    num_levels: int
+    top: float
+    bottom: float
+
+    def __post_init__(self) -> None:
+        whole("KarrasSigmas", "num_levels", self.num_levels, 2, MOST_STEPS)
+        real("KarrasSigmas", "bottom", self.bottom, above=0)
+        real("KarrasSigmas", "top", self.top, above=self.bottom)
+
+    def sigmas(self) -> list[float]:
+        high, low, last = self.top ** (1 / 7), self.bottom ** (1 / 7), self.num_levels - 1
+        return [*((high + number / last * (low - high)) ** 7 for number in range(self.num_levels)), 0.0]
+
+
+@dataclass(frozen=True)
+class QuadraticSigmas(SigmaSchedule):
+    """Levels of a discrete noise schedule at T - 1 - floor(T sqrt(i / (N - 1))), then 0: most of them are low ones.
+
+    Source: the DiffPIR code (Zhu et al. 2023), its quadratic sequence of timesteps; the last is timestep 0.
+
+    Args:
+        num_levels: N of T, >= 2 and <= T / 4, where they are still apart.
+        noise_schedule: whose levels; for a diffusion prior, the one that it was trained on.
+
+    Raises:
+        UserError: if the number is out of range.
+    """
+
+    num_levels: int = 100
+    noise_schedule: NoiseSchedule = field(default_factory=LinearBetas)
+
+    def __post_init__(self) -> None:
+        whole("QuadraticSigmas", "num_levels", self.num_levels, 2, self.noise_schedule.num_steps // 4)
+
+    def timesteps(self) -> list[int]:
+        """N of them, falling to 0."""
+        num_steps = self.noise_schedule.num_steps
+        passed = np.sqrt(np.linspace(0, num_steps**2, self.num_levels)).astype(int).clip(max=num_steps - 1)
+        return (num_steps - 1 - passed).tolist()
+
+    def sigmas(self) -> list[float]:
+        return [*(float(self.noise_schedule.sigmas[t]) for t in self.timesteps()), 0.0]
 
 
 @dataclass(frozen=True)

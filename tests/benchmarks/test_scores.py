@@ -18,11 +18,11 @@ from benchmarks.judge.scores import (
     energy_score,
     places_test,
     pooled_test,
-    ranks_along,
     scale_tests,
     score_test,
     spread_skill,
 )
+from benchmarks.judge.verdict import ranks_along
 
 
 def images(pairs=64, samples=9, side=8, correlation=0.7, seed=0):

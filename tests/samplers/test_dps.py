@@ -190,9 +190,9 @@ def test_ps_plus_averages_over_noisy_copies(field):
     rng = Streams(0, ["a", "b"])
     copies = [truth + 0.05 * rng.rand_like("copies", truth) for _ in range(5)]
     expected = sum(measurement.residual_norm(copy) for copy in copies) / 5
-    misfit = DPSPlus().misfit(measurement, truth, Streams(0, ["a", "b"]))
+    misfit = DPSPlus().misfit(measurement, truth, Streams(0, ["a", "b"]), 1.0)
     torch.testing.assert_close(misfit, expected)
-    alone = DPSPlus().misfit(measurement.rows(torch.tensor([1])), truth[1:], Streams(0, ["b"]))
+    alone = DPSPlus().misfit(measurement.rows(torch.tensor([1])), truth[1:], Streams(0, ["b"]), 1.0)
     torch.testing.assert_close(alone, misfit[1:])
     without = DPSPlus(RespacedSigmas(20), spread=0.0)(field, measurement, Streams(0, ["a", "b"]))
     plain = DPS(RespacedSigmas(20))(field, measurement, Streams(0, ["a", "b"]))
@@ -213,5 +213,5 @@ def test_the_other_methods_do_not_see_their_batch(field, sampler):
 
 def test_ps_plus_takes_the_plain_norm_under_photon_noise(field):
     measurement = Measurement(torch.full((1, 3, 4, 4), 0.1), SuperResolution(4).realise((3, 16, 16)), PoissonNoise(1.0))
-    misfit = DPSPlus(spread=0.0).misfit(measurement, torch.zeros(1, 3, 16, 16), Streams(0, ["a"]))
+    misfit = DPSPlus(spread=0.0).misfit(measurement, torch.zeros(1, 3, 16, 16), Streams(0, ["a"]), 1.0)
     assert float(misfit) == pytest.approx(0.1 * 48**0.5, rel=1e-5)

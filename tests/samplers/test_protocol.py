@@ -21,22 +21,38 @@ from posterior.noise import PoissonNoise
 from posterior.operators import GaussianBlur, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
 from posterior.priors import DiffusionPrior, GaussianFieldPrior, GaussianMixturePrior, UNet
 from posterior.samplers import (
+    DAPS,
     DDIM,
+    DDRM,
     DPS,
+    FPSSMC,
+    JFPS,
+    LGD,
     MCG,
+    MMPS,
+    TDS,
     AnnealedLangevin,
     ConditionalDescent,
+    DDNMPlus,
+    DiffPIR,
     DPSPlus,
     ExactGaussian,
     ExactMixture,
     GeometricAnnealing,
     GeometricSigmas,
+    HamiltonianSteps,
     KineticLangevin,
+    LangevinSteps,
     Lasso,
     ListedSigmas,
+    MCGDiff,
+    MetropolisSteps,
+    PiGDM,
+    PnPDM,
     Projection,
     ProximalDenoising,
     PublishedAnnealing,
+    REDDiff,
     RespacedSigmas,
     ReverseDiffusion,
     Sampler,
@@ -106,23 +122,73 @@ ENTRIES = {
     "ConditionalDescent": Entry(
         ConditionalDescent(GeometricSigmas(3, 3.0, 0.5), GeometricSigmas(3, 1.0, 0.1)),
         field,
-        3 * 3 + 3 * 3,
-        bad={"num_steps": 0, "one_step_below": -1.0},
+        3 * 3 + 2 * 3 + 3 * 3,
+        bad={"num_steps": 0, "one_step_below": -1.0, "cycles": -1, "turn": 0.0},
     ),
     "ConditionalDescent, network": Entry(
         ConditionalDescent(
             GeometricSigmas(3, 3.0, 0.5), GeometricSigmas(3, 1.0, 0.003), clip_search=True, final_denoising=True
         ),
         network,
-        3 * 3 + (3 + 2 + 2) + 1,
+        3 * 3 + 3 + (3 + 2 + 2) + 1,
     ),
     "ConditionalDescent, no basis": Entry(
         ConditionalDescent(GeometricSigmas(2, 3.0, 0.5), GeometricSigmas(2, 1.0, 0.1)),
         field,
-        2 * 3 + 2 * 3,
+        2 * 3 + 3 + 2 * 3,
         0,
         MotionBlur(5),
     ),
+    "PiGDM": Entry(PiGDM(FEW), field, 5, 5),
+    "DiffPIR": Entry(DiffPIR(FEW, clip_denoised=False), field, 5, bad={"lam": 0.0, "zeta": 1.1}),
+    "DiffPIR, no basis": Entry(DiffPIR(FEW), field, 5, 0, MotionBlur(5)),
+    "DAPS": Entry(
+        DAPS(FEW, 2, 0.05, LangevinSteps(3, 1e-3, 0.1)), field, 5 * 2, bad={"ode_steps": 0, "ode_bottom": 0.0}
+    ),
+    "DAPS, network": Entry(
+        DAPS(FEW, 3, 0.05, HamiltonianSteps(3, 1e-3)), network, 5 * 3, 0, PhaseRetrieval(), tolerance=1e-3
+    ),
+    "DAPS, photons": Entry(
+        DAPS(FEW, 1, 0.05, MetropolisSteps(3, 1e-6)), field, 5, 0, SuperResolution(2), PoissonNoise()
+    ),
+    "PnPDM": Entry(  # 5 levels from 3, then 4 from 1, 3 from 1/3
+        PnPDM(3, 3.0, 0.1, 1 / 3, FEW, likelihood_step=LangevinSteps(3, 1e-3)),
+        field,
+        5 + 4 + 3,
+        bad={"num_iterations": 0, "rho": 0.05, "rho_min": 0.0, "decay": 1.1},
+    ),
+    "PnPDM, no basis": Entry(PnPDM(2, 0.3, 0.3, 1.0, FEW, DDIM()), network, 2 * 3, 0, MotionBlur(5), tolerance=1e-3),
+    "REDDiff": Entry(REDDiff(FEW), field, 5, bad={"lam": 0.0, "power": 2.1, "step_size": 0.0}),
+    "REDDiff, network": Entry(REDDiff(FEW), network, 5, 0, PhaseRetrieval(), tolerance=1e-3),
+    "DDRM": Entry(DDRM(FEW), field, 5, family=BLUR, bad={"eta": 1.1, "eta_b": -0.1}),
+    "DDRM, masks": Entry(DDRM(FEW), network, 5),
+    "MMPS": Entry(MMPS(FEW, num_steps=2), field, 5, 5 * 3),
+    "MMPS, network": Entry(MMPS(FEW, num_steps=2), network, 5, 5 * 3, MotionBlur(5), tolerance=1e-3),
+    "TDS": Entry(TDS(FEW, 4), field, 5 * 4, 5 * 4, bad={"num_particles": 0, "signal_std": 0.0}),
+    "TDS, network": Entry(TDS(FEW, 2), network, 5 * 2, 5 * 2, MotionBlur(5), tolerance=1e-3),
+    "DDNMPlus": Entry(  # two travels of two steps
+        DDNMPlus(FEW, travel_length=2, travel_repeat=2),
+        field,
+        5 + 2 * 2,
+        family=BLUR,
+        bad={"eta": 1.1, "travel_length": 0, "travel_repeat": 0},
+    ),
+    "DDNMPlus, masks": Entry(DDNMPlus(FEW), network, 5),
+    "JFPS": Entry(JFPS(FEW), field, 5, bad={"signal_std": 0.0}),
+    "LGD": Entry(
+        LGD(RespacedSigmas(10), clip_denoised=False),
+        field,
+        10,
+        10,
+        PhaseRetrieval(),
+        bad={"scale": 0.0, "num_draws": 0},
+    ),
+    "MCGDiff": Entry(
+        MCGDiff(FEW, num_particles=4), field, 4 * 5, family=BLUR, bad={"num_particles": 0, "eta": 0.0, "kappa": 1.0}
+    ),
+    "MCGDiff, masks": Entry(MCGDiff(FEW, num_particles=3), network, 3 * 5),
+    "FPSSMC": Entry(FPSSMC(FEW, num_particles=4), field, 4 * 5, family=BLUR, bad={"num_particles": 0, "eta": 0.0}),
+    "FPSSMC, masks": Entry(FPSSMC(FEW, num_particles=3), network, 3 * 5),
     # Algorithms 1 and 3
     "AnnealedLangevin": Entry(
         AnnealedLangevin(1e-3, averaged_noise=True, reverse=NOISE, schedule=LEVELS),

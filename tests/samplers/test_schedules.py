@@ -12,10 +12,12 @@ from posterior.samplers import (
     AdmissibleAnnealing,
     GeometricAnnealing,
     GeometricSigmas,
+    KarrasSigmas,
     Level,
     ListedSigmas,
     NoAnnealing,
     PublishedAnnealing,
+    QuadraticSigmas,
     RespacedSigmas,
 )
 
@@ -131,3 +133,28 @@ def test_geometric_sigmas_end_in_zero():
     for name, settings in (("num_levels", (1, 4.0, 1.0)), ("top", (3, 1.0, 1.0)), ("bottom", (3, 1.0, 0.0))):
         with pytest.raises(UserError, match=f"GeometricSigmas: {name} must be"):
             GeometricSigmas(*settings)
+
+
+def test_karras_sigmas_are_even_in_their_seventh_root():
+    roots = [level ** (1 / 7) for level in KarrasSigmas(5, 3.0**7, 1.0).sigmas()]
+    assert roots == pytest.approx([3, 2.5, 2, 1.5, 1, 0])
+    for name, settings in (("num_levels", (1, 4.0, 1.0)), ("top", (3, 1.0, 1.0)), ("bottom", (3, 1.0, 0.0))):
+        with pytest.raises(UserError, match=f"KarrasSigmas: {name} must be"):
+            KarrasSigmas(*settings)
+
+
+@pytest.mark.parametrize("num_levels", [2, 12, 100, 250])
+def test_quadratic_sigmas_fall_from_the_highest_level_to_the_lowest_and_0(num_levels):
+    schedule, grid = QuadraticSigmas(num_levels), LinearBetas().sigmas
+    sigmas = schedule.sigmas()
+    assert len(sigmas) == num_levels + 1
+    assert all(a > b for a, b in pairwise(sigmas))
+    assert sigmas[0] == grid[999]
+    assert sigmas[-2:] == [grid[0], 0.0]
+    passed = [(1000 - t) ** 2 / 1000**2 for t in schedule.timesteps()]  # evenly, but for steps of whole numbers
+    assert passed == pytest.approx([i / (num_levels - 1) for i in range(num_levels)], abs=2e-3)
+
+
+def test_quadratic_sigmas_that_would_meet_are_refused():
+    with pytest.raises(UserError, match="QuadraticSigmas: num_levels must be >= 2 and <= 250, got 251"):
+        QuadraticSigmas(251)

@@ -1,0 +1,95 @@
+"""Our samplers for azula: a sampler over its denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from azula.denoise import Denoiser
+from azula.sample import Sampler as AzulaSampler
+from torch import Tensor
+
+from posterior.interop.foreign import ForeignOperator
+from posterior.measurement import Measurement
+from posterior.noise import GaussianNoise
+from posterior.priors.base import Prior
+from posterior.random import Streams
+from posterior.samplers import ConditionalDescent, Sampler
+
+
+class PosteriorSampler(AzulaSampler):
+    """Samples of p(x | y), y = A x + sigma_y n, as azula asks for them: ``sampler(sampler.init(shape))``.
+
+    Args:
+        denoiser: azula's, of images (C, H, W) in units in which their numbers are about 1.
+        y: (*, D): one measurement, or one a sample.
+        A: linear and differentiable, (B, C, H, W) -> (B, D).
+        sigma_y: noise level, > 0.
+        sampler: any of ours that takes linear operators without a known basis; the one that ships by default.
+        seed: of the random numbers, which are not torch's: sample k of a seed is always the same.
+
+    Raises:
+        UserError: if sigma_y <= 0.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        y: Tensor,
+        A: Callable[[Tensor], Tensor],
+        sigma_y: float,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(silent=True)
+        self.denoiser, self.y, self.A, self.likelihood = denoiser, y, A, GaussianNoise(sigma_y)
+        self.sampler, self.seed = sampler or ConditionalDescent(), seed
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, **keywords: object) -> Tensor:
+        """As many samples as x (B, C, H, W) has rows, on its device; its numbers are not used.
+
+        Args:
+            x: such as `init` gives.
+            keywords: for the denoiser.
+        """
+        y = self.y.reshape(-1, self.y.shape[-1]).expand(len(x), -1)
+        operator = ForeignOperator(self.A, x.shape[1:], y)
+        measurement = Measurement(y.reshape(len(x), *operator.measurement_shape), operator, self.likelihood)
+        rng = Streams(self.seed, ["azula"], len(x), device=x.device)
+        return self.sampler(DenoiserPrior(self.denoiser, keywords), measurement, rng)
+
+
+class DenoiserPrior(Prior):
+    """A denoiser of azula's, asked in sigma: x_t = alpha_t x at the time t at which sigma_t / alpha_t = sigma.
+
+    Args:
+        denoiser: the module, whose schedule it follows.
+        keywords: that it is called with.
+    """
+
+    def __init__(self, denoiser: Denoiser, keywords: dict[str, object] | None = None) -> None:
+        super().__init__()
+        self.denoiser, self.keywords = denoiser, keywords or {}
+        self.sigma_min, self.sigma_max = (self.level(torch.tensor(t).double()).item() for t in (0.0, 1.0))
+
+    def level(self, t: Tensor) -> Tensor:
+        """sigma_t / alpha_t, which rises with t in [0, 1]."""
+        alpha, sigma = self.denoiser.schedule(t)
+        return sigma / alpha
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """t, by bisection, float64, shaped as sigma."""
+        low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.level(middle) < sigma
+            low, high = middle.where(below, low), high.where(below, middle)
+        return high
+
+    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
+        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+        t = self.time(levels.flatten() if levels.ndim else levels)  # some of azula's denoisers take one time alone
+        alpha, _ = self.denoiser.schedule(t)
+        x_t = alpha.to(x).view(-1, 1, 1, 1) * x
+        return self.denoiser(x_t, t.to(x), **self.keywords).mean, None

@@ -1,0 +1,70 @@
+"""azula's users get the samples that ours do, from their denoisers."""
+
+import pytest
+import torch
+
+from posterior import Measurement, Streams, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators.dense import Dense
+from posterior.samplers import ConditionalDescent
+
+azula = pytest.importorskip("azula")
+from azula.denoise import Denoiser, DiracPosterior, KarrasDenoiser  # noqa: E402
+from azula.noise import CosineSchedule, VESchedule, VPSchedule  # noqa: E402
+
+from posterior.interop.azula import DenoiserPrior, PosteriorSampler  # noqa: E402
+
+SHAPE, SIGMA_Y = (3, 8, 8), 0.1
+
+
+class OurDenoiser(Denoiser):
+    """A prior of ours in azula's terms."""
+
+    def __init__(self, prior, schedule):
+        super().__init__()
+        self.prior, self.schedule = prior, schedule
+
+    def forward(self, x_t, t, **keywords):
+        alpha, sigma = (value.view(-1, 1, 1, 1) for value in self.schedule(t))
+        return DiracPosterior(self.prior.denoise(x_t / alpha, (sigma / alpha).flatten().to(x_t).expand(len(x_t))))
+
+
+@pytest.mark.parametrize(
+    "schedule", [VPSchedule(), VESchedule(1e-4, 50.0), CosineSchedule()], ids=lambda s: type(s).__name__
+)
+def test_their_denoisers_are_asked_in_sigma(field, schedule):
+    x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    prior = DenoiserPrior(OurDenoiser(field, schedule))
+    for sigma in (0.05, 1.0, 3.0, torch.tensor([0.05, 3.0])):
+        torch.testing.assert_close(prior.denoise(x, sigma), field.denoise(x, sigma), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="noise level 2000 outside"):
+        prior.denoise(x, 2000.0)
+
+
+def test_a_sampler_gives_our_samples(field):
+    matrix = torch.randn(20, 192, generator=torch.Generator().manual_seed(0)) / 192**0.5
+    y = torch.randn(20, generator=torch.Generator().manual_seed(1))
+    sampler = PosteriorSampler(
+        OurDenoiser(field, VESchedule(1e-7, 50.0)), y, lambda x: x.flatten(1) @ matrix.mT, SIGMA_Y, seed=3
+    )
+    found = sampler(sampler.init((2, *SHAPE)))
+    measurement = Measurement(y.view(1, 20, 1, 1).expand(2, -1, -1, -1), Dense(matrix, SHAPE), GaussianNoise(SIGMA_Y))
+    expected = ConditionalDescent()(field, measurement, Streams(3, ["azula"], 2))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert (found[0] - found[1]).abs().max() > 0.1
+
+
+def test_keywords_reach_the_denoiser():
+    class Backbone(torch.nn.Linear):
+        def forward(self, x, t, label):
+            return 0 * x + label
+
+    denoiser = KarrasDenoiser(Backbone(1, 1), VPSchedule())
+    prior = DenoiserPrior(denoiser, {"label": 2.0})
+    x = torch.zeros(2, *SHAPE)
+    torch.testing.assert_close(prior.denoise(x, 1.0), torch.full_like(x, 2 * 0.5**0.5))
+
+
+def test_without_noise_it_is_refused(field):
+    with pytest.raises(UserError, match="sigma_y must be > 0"):
+        PosteriorSampler(OurDenoiser(field, VPSchedule()), torch.zeros(4), lambda x: x.flatten(1)[:, :4], 0.0)

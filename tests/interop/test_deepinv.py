@@ -1,0 +1,88 @@
+"""deepinv's users get the samples that ours do, from their physics and from their denoisers."""
+
+import pytest
+import torch
+from torch import nn
+
+from posterior import Measurement, Streams, UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import Inpainting
+from posterior.samplers import ConditionalDescent
+
+deepinv = pytest.importorskip("deepinv")
+from posterior.interop.deepinv import DenoiserPrior, PosteriorReconstructor  # noqa: E402
+
+SHAPE, SIGMA_Y = (3, 8, 8), 0.1
+GENERATOR = torch.Generator().manual_seed(0)
+MASK = (torch.rand(1, 1, 8, 8, generator=GENERATOR) < 0.5).float()
+
+
+@pytest.fixture
+def truth(field):
+    return field.sample_from(torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture
+def physics():
+    noise = deepinv.physics.GaussianNoise(SIGMA_Y / 2)  # of images in [0, 1]
+    return deepinv.physics.Inpainting(SHAPE, MASK[0].expand(SHAPE), noise_model=noise)
+
+
+@pytest.fixture
+def expected(field, truth):
+    """Our own samples, of y without noise."""
+    operator = Inpainting(MASK.expand(2, -1, -1, -1), SHAPE)
+    measurement = Measurement(operator.forward(truth), operator, GaussianNoise(SIGMA_Y))
+    return ConditionalDescent()(field, measurement, Streams(3, ["0", "1"]))
+
+
+class InUnitInterval(nn.Module):
+    """A prior's denoiser, for images in [0, 1]."""
+
+    def __init__(self, prior):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, u, sigma):
+        return (self.prior.denoise(2 * u - 1, 2 * sigma) + 1) / 2
+
+
+def test_a_reconstructor_gives_our_samples(field, truth, physics, expected):
+    found = PosteriorReconstructor(field, seed=3)(physics.A((truth + 1) / 2), physics)
+    torch.testing.assert_close(2 * found - 1, expected, rtol=0, atol=1e-4)
+
+
+def test_with_a_denoiser_of_theirs_too(field, truth, physics, expected):
+    prior = DenoiserPrior(InUnitInterval(field), 0.0, 100.0)
+    found = PosteriorReconstructor(prior, seed=3)(physics.A((truth + 1) / 2), physics)
+    torch.testing.assert_close(2 * found - 1, expected, rtol=0, atol=1e-4)
+    levels = torch.tensor([0.3, 2.0])
+    torch.testing.assert_close(prior.denoise(truth, levels), field.denoise(truth, levels), rtol=1e-5, atol=1e-6)
+
+
+def test_y_may_have_any_shape_and_a_any_basis(field, truth):
+    """Samples agree with a random matrix's y, to what its noise allows."""
+    physics = deepinv.physics.CompressedSensing(48, SHAPE, noise_model=deepinv.physics.GaussianNoise(SIGMA_Y / 2))
+    clean = physics.A((truth + 1) / 2)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    y = clean + SIGMA_Y / 2 * noise
+    found = PosteriorReconstructor(field)(y, physics)
+    residual = (y - physics.A(found)).square().mean(dim=1).sqrt() / (SIGMA_Y / 2)
+    assert (residual > 0.6).all()
+    assert (residual < 1.4).all()
+
+
+def test_physics_that_have_no_such_posterior_are_refused(field, truth, physics):
+    y, model = physics.A(truth), PosteriorReconstructor(field)
+    with pytest.raises(UserError, match="needs a linear physics and real y, got PhaseRetrieval"):
+        model(y, deepinv.physics.PhaseRetrieval(lambda x: x))
+    with pytest.raises(UserError, match=r"got Inpainting and torch\.complex64"):
+        model(y + 0j, physics)
+    for noise in (deepinv.physics.PoissonNoise(), deepinv.physics.GaussianNoise(torch.tensor([0.1, 0.2]))):
+        physics.noise_model = noise
+        with pytest.raises(UserError, match=r"set physics\.noise_model to GaussianNoise\(sigma\), one level"):
+            model(y, physics)
+    physics.noise_model = deepinv.physics.GaussianNoise(0.0)
+    with pytest.raises(UserError, match="sigma_y must be > 0"):
+        model(y, physics)
+    assert field.cost.forward == 0

@@ -1,0 +1,31 @@
+"""What guided samplers need of a measurement, and that they say so in one line before the first evaluation."""
+
+import pytest
+import torch
+
+from posterior import Measurement, Streams, UserError
+from posterior.noise import GaussianNoise, PoissonNoise
+from posterior.operators import PhaseRetrieval, SuperResolution
+from posterior.samplers import JFPS, MMPS, TDS, PiGDM
+
+SHAPE = (3, 16, 16)
+NONLINEAR, LINEAR = PhaseRetrieval().realise(SHAPE), SuperResolution(4).realise(SHAPE)
+
+
+def refused(sampler, operator, law, told, field):
+    measurement = Measurement(torch.zeros(1, *operator.measurement_shape), operator, law)
+    with pytest.raises(UserError, match=f"^{told}[^\n]*$"):
+        sampler(field, measurement, Streams(0, ["a"]))
+    assert field.cost.forward == 0
+
+
+@pytest.mark.parametrize("sampler", [PiGDM(), MMPS(), JFPS(), TDS()], ids=lambda sampler: type(sampler).__name__)
+def test_a_linear_operator_and_gaussian_noise(sampler, field):
+    name = type(sampler).__name__
+    refused(sampler, NONLINEAR, GaussianNoise(), f"{name} needs a linear operator, got FourierAmplitude", field)
+    refused(sampler, LINEAR, PoissonNoise(), f"{name} needs Gaussian noise, got PoissonNoise", field)
+
+
+def test_memory_for_the_particles(field, monkeypatch):
+    monkeypatch.setattr("posterior.samplers.particles.memory_of", lambda device: 1000)
+    refused(TDS(num_particles=3), LINEAR, GaussianNoise(), "TDS: num_particles 3 for 1 rows .* take fewer", field)
