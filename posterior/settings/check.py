@@ -116,9 +116,19 @@ class Conformer:
                 raise Mismatch("a mapping (key: value)")
             inner = arguments[1] if len(arguments) == 2 else Any
             return {str(name): self.value(item, inner, f"{key}.{name}") for name, item in value.items()}
+        if origin is Callable and isinstance(value, str):
+            return self._function(value, key)
         if isinstance(hint, type):
             return self._class(value, hint, key)
         return self._anything(value, key)
+
+    def _function(self, path: str, key: str) -> str:
+        """The path of a function, or of a class whose objects are called."""
+        refuse_local(path, key, self.allow_local)
+        full, found = import_class(path, None, key)
+        if not callable(found):
+            raise UserError(f"{key}: {full} is no function")
+        return full
 
     def _anything(self, value: Any, key: str) -> Any:
         """A value of a type that is not known here, such as a function: what it would import is looked at first."""

@@ -1,4 +1,5 @@
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,6 +158,7 @@ class Odd(Sampler):
     file: Path | None = None
     step: int | str = 1
     inner: Sampler | None = None
+    function: Callable[[int], Any] | None = None
 
     def __call__(self, prior, measurement, rng, observe=lambda *state: None):
         raise NotImplementedError
@@ -172,6 +174,10 @@ class Odd(Sampler):
         ("file", Given("2024"), "2024"),
         ("step", Given("ddim20"), "ddim20"),
         ("step", Given("20"), 20),
+        ("function", Given("math.sqrt"), "math.sqrt"),
+        ("function", "math.squirt", "function: math has no squirt: did you mean math.sqrt?"),
+        ("function", "nowhere.f", "function: there is no module nowhere for nowhere.f"),
+        ("function", "math.pi", "function: math.pi is no function"),
         ("kind", "fats", "expected one of fast, slow: did you mean fast?, got the text 'fats'"),
         ("sizes", [1, 2, 3], "expected a list of 2 values, got a list of 3"),
         ("table", {"a": "x"}, "table.a: expected a number, got the text 'x'"),
@@ -180,7 +186,7 @@ class Odd(Sampler):
 )
 def test_types_of_many_kinds(name, value, found):
     spec = {"class_path": f"{__name__}.Odd", "init_args": {name: value}}
-    if isinstance(found, str) and found.startswith(("expected", "table.")):
+    if isinstance(found, str) and found.startswith(("expected", "table.", "function:")):
         with pytest.raises(UserError) as caught:
             Conformer(allow_local=True).parameters({name: value}, Odd.__init__, "sampler")
         assert found in str(caught.value)
