@@ -22,6 +22,10 @@ COMMANDS = {
         "benchmarks.judge.command:judge_command",
         "any sampler against exact posteriors, in words",
     ),
+    "leaderboard": (
+        "benchmarks.judge.leaderboard:leaderboard_command",
+        "every sampler: right or wrong, and at what cost",
+    ),
     "calibrate": (
         "benchmarks.judge.calibrate:calibrate_command",
         "under any prior: do ranks and intervals hold?",
@@ -52,6 +56,7 @@ BENCHMARKS = {
     ),
     "learned-prior": ("benchmarks.faces.learned_prior:learned_prior", "how good a learned prior of toon faces is"),
     "step-size": ("benchmarks.faces.step_size:step_size", "the paper's Figure 4 in small"),
+    "denoising": ("benchmarks.photos.denoising:denoising", "how well a prior denoises photographs, beside BM3D"),
     "mri": ("benchmarks.science.mri:mri", "MRI and compressed sensing under known posteriors"),
     "gpu": ("benchmarks.machine.gpu:gpu", "what a GPU gives: agreement, repeats, speed, memory, waits"),
     "memory": ("benchmarks.machine.memory:memory", "what a network keeps for a backward pass"),
@@ -113,7 +118,7 @@ def run(name: str, arguments: list[str]) -> None:
         given = [word for word in arguments if word != "--debug"]
         if name == "matrix":
             run_matrix(given)
-        elif name in ("judge", "calibrate"):
+        elif name in ("judge", "leaderboard", "calibrate"):
             load(name)(given)
         else:
             from jsonargparse import auto_cli

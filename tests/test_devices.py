@@ -183,7 +183,12 @@ SAMPLERS = {
         BLUR,
         {"finite?": 1, "random keys": 2, "operator basis": 1},
     ),
-    "DAPS": (lambda n: DAPS(KarrasSigmas(n, 100.0, 0.1)), few_layers, BLUR, {"finite?": 1, "random keys": 3}),
+    "DAPS": (
+        lambda n: DAPS(KarrasSigmas(n, 100.0, 0.1)),
+        few_layers,
+        BLUR,
+        {"finite?": 1, "random keys": 3, "operator norm": 1},
+    ),
     "DAPS, Metropolis": (
         lambda n: DAPS(KarrasSigmas(n, 100.0, 0.1), likelihood_step=MetropolisSteps(n)),
         few_layers,
@@ -191,13 +196,13 @@ SAMPLERS = {
         {"finite?": 1, "random keys": 4},
     ),
     "PnPDM": (
-        lambda n: PnPDM(2, schedule=KarrasSigmas(n, 100.0, 0.1)),
+        lambda n: PnPDM(2, 0.3, 0.3, 1.0, schedule=KarrasSigmas(n, 100.0, 0.1)),
         few_layers,
         BLUR,
         {"finite?": 1, "random keys": 4, "operator basis": 1},
     ),
     "PnPDM, Langevin": (
-        lambda n: PnPDM(n, schedule=KarrasSigmas(n, 100.0, 0.1), likelihood_step=LangevinSteps(n)),
+        lambda n: PnPDM(n, 0.3, 0.3, 1.0, schedule=KarrasSigmas(n, 100.0, 0.1), likelihood_step=LangevinSteps(n)),
         few_layers,
         MotionBlur(5),
         {"finite?": 1, "random keys": 3},

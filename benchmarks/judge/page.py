@@ -36,7 +36,8 @@ intractable, so no sampler passes on every problem."""
 
 LEGEND = """\
 W2 / floor: sliced W2 to exact sets over that between exact sets, over measurements. Widths are ratios of standard
-deviations; shifts root mean squares over directions alike; shares total variation, with the part that chance has in it;
+deviations; shifts root mean squares over directions alike; shares the root of half their squared distance, total
+variation if there are two modes, less what chance makes of equal ones;
 coverage the share of the truth's numbers between the least and the greatest of K samples. Brackets: 95 % intervals.
 Calls: forward + backward, a sample."""
 
@@ -79,7 +80,7 @@ def verdict_rows(found: Mapping[str, Sequence[Judged]]) -> list[list[str]]:
 def number_rows(found: Mapping[str, Sequence[Judged]]) -> list[list[str]]:
     """Head, then a row a problem and sampler: distances, widths, shares, cost."""
     head = ["problem", "sampler", "W2 / floor: median", "mean", "worst", "width, measured", "width, unmeasured"]
-    head += ["width, within modes", "shift (std)", "shares (TV)", "coverage", "calls", "ms a sample"]
+    head += ["width, within modes", "shift (std)", "shares", "coverage", "calls", "ms a sample"]
     rows = [head]
     first = next(iter(found.values()))
     for place, one in enumerate(first):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import functools
 import hashlib
 import inspect
 import io
@@ -11,6 +13,7 @@ import marshal
 import os
 import pickle
 import random
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +44,11 @@ SAME = 1e-5
 """Numbers of truths and measurements that are made again differ by less."""
 LARGE = 1000
 """Numbers of an image from which a problem counts as large."""
+PACKAGE = Path(posterior.__file__).parent
+SHARED = ("priors/**/*.py", "operators/**/*.py", "noise.py", "measurement.py", "random.py")
+"""Files of `PACKAGE` that a problem has objects of."""
+COMPUTED = {"import_module", "import_class", "__import__"}
+"""What imports modules whose names do not stand in an import statement."""
 
 
 @dataclass(frozen=True)
@@ -445,8 +453,11 @@ def device_here(device: torch.device | str) -> None:
 
 
 def code_of(sampler: Any) -> str:
-    """Digest of the code that decides what a sampler gives: its module's file, and all of `posterior`."""
-    files, whole = set(Path(posterior.__file__).parent.rglob("*.py")), hashlib.blake2b(digest_size=8)
+    """Digest of the code that decides what a sampler gives: its module's file, and `posterior` without other samplers.
+
+    All of `posterior` counts, but for those files of `posterior/samplers` that nothing here can reach (`_unreached`).
+    """
+    files, whole = set(PACKAGE.rglob("*.py")) - _unreached(sampler), hashlib.blake2b(digest_size=8)
     for kind in _classes(sampler):
         try:
             files.add(Path(inspect.getfile(kind)))
@@ -456,6 +467,95 @@ def code_of(sampler: Any) -> str:
         if file.is_file():
             whole.update(hashlib.blake2b(file.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def _unreached(sampler: Any) -> set[Path]:
+    """Files of `posterior/samplers` that cannot matter to a sampler.
+
+    It starts from the modules of every class and function that the sampler holds, as pickle finds them, and from all
+    modules that a problem may hold (`SHARED`), and follows import statements, those inside functions too. Where a
+    package stands in one (``from posterior.samplers import DPS``), the module counts that its ``__init__.py`` has the
+    name from; that file itself does not count, since it holds nothing but imports and a list of names. Where anything
+    cannot be followed (a class from elsewhere, a relative import, a module that is imported by a computed name, a
+    package that is imported whole or does more than to import), nothing is left out.
+    """
+    held, left = _Held(), [file for pattern in SHARED for file in PACKAGE.glob(pattern)]
+    reached: set[Path] = set()
+    try:
+        held.dump(sampler)
+        own = [name for name in held.modules if name.partition(".")[0] not in {*sys.stdlib_module_names, "torch"}]
+        left += [_home(name, "") for name in own]
+        _home("posterior.samplers", "Sampler")
+        while left:
+            file = left.pop()
+            if file not in reached:
+                reached.add(file)
+                left += [_home(place, name) for place, name in _imports(file.read_bytes())]
+    except Exception:  # pickle raises what it likes; code that cannot be followed is a LookupError
+        return set()
+    return set((PACKAGE / "samplers").rglob("*.py")) - reached
+
+
+class _Held(pickle.Pickler):
+    """Notes the modules of all classes and functions that an object holds."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.modules: set[str] = set()
+
+    def reducer_override(self, held: Any) -> Any:
+        named = held if inspect.isclass(held) or inspect.isroutine(held) else type(held)
+        self.modules.add(named.__module__ or "builtins")
+        return NotImplemented
+
+
+@functools.lru_cache(maxsize=512)
+def _imports(code: bytes) -> list[tuple[str, str]]:
+    """What a module's code imports from `posterior`: (place, name) of ``from PLACE import NAME``.
+
+    Raises:
+        LookupError: if it cannot be told.
+    """
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            found += [(str(node.module), alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) or {getattr(node, "id", ""), getattr(node, "attr", "")} & COMPUTED:
+            raise LookupError("imports that cannot be followed")
+    return [(place, name) for place, name in found if place.partition(".")[0] == "posterior"]
+
+
+def _home(place: str, name: str) -> Path:
+    """The file that ``from PLACE import NAME`` has the name from.
+
+    Raises:
+        LookupError: if that is a package, or is no module of `posterior`, or the package does more than to import.
+    """
+    package, *parts = place.split(".")
+    folder = PACKAGE.joinpath(*parts)
+    for file in (folder.with_suffix(".py"), folder / f"{name}.py"):
+        if package == "posterior" and file.is_file():
+            return file
+    known = _exported((folder / "__init__.py").read_bytes()) if package == "posterior" else {}
+    return _home(*known[name])
+
+
+@functools.lru_cache(maxsize=64)
+def _exported(code: bytes) -> dict[str, tuple[str, str]]:
+    """Of the code of an ``__init__.py``: name -> place and name where it has it from.
+
+    Raises:
+        LookupError: if it does more than to import and to list names.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names}
+        elif not (isinstance(node, ast.Expr) or "__all__" in {getattr(one, "id", "") for one in ast.walk(node)}):
+            raise LookupError("more than imports")
+    return found
 
 
 def _classes(value: Any) -> Iterator[Any]:

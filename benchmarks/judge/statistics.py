@@ -45,9 +45,9 @@ class Finding:
             ``rank``.
         where: the subspace, frequency band or functional.
         effect: size of the difference: widths as a ratio, shifts in standard deviations (root mean square over
-            directions), shares in total variation (root mean square over measurements), coverage as a share, spread as
-            a ratio, ranks as the largest difference of distribution functions, distance as sliced W2 over its floor
-            (median over measurements).
+            directions), shares as the root of half their squared distance (root mean square over measurements),
+            coverage as a share, spread as a ratio, ranks as the largest difference of distribution functions, distance
+            as sliced W2 over its floor (median over measurements).
         low, high: its 95 % interval.
         p: of the test.
         more: further numbers for the page.
@@ -167,7 +167,7 @@ class Pooled:
         return one / (n * (n - 1)) + other / (e * (e - 1)) - 2 * between / (n * e)
 
     def chi_square(self, modes: Tensor) -> tuple[Tensor, Tensor]:
-        """Chi-square of the two sets' shares of modes (n + e,), and their total variation, per permutation.
+        """Chi-square of the two sets' shares of modes (n + e,), and half their squared distance, per permutation.
 
         Modes with fewer than 5 expected samples in the smaller set count as one.
         """
@@ -182,7 +182,7 @@ class Pooled:
         expected = each.sum(dim=0)[:, None] * n / total
         values = ((own - expected).square() / expected.clamp_min(1e-9)).sum(dim=0) * total / (total - n)
         others = (each.sum(dim=0)[:, None] - own) / (total - n)
-        return values, 0.5 * (own / n - others).abs().sum(dim=0)
+        return values, 0.5 * (own / n - others).square().sum(dim=0)
 
     def log_width_within(self, modes: Tensor) -> Tensor | None:
         """`log_width` around the mean of each mode, over modes that both sets visit; None if there is none."""
@@ -303,7 +303,7 @@ def two_sample(measured: Sequence[Measured], seed: int = 0) -> list[Finding]:
         if modes is not None:
             values, off = pooled.chi_square(modes)
             chi.append(values)
-            variation.append(float(off[0].square() - off[1:].square().mean()))
+            variation.append(float(off[0] - off[1:].mean()))
             if float(values[1:].std()) > 0:  # more than one mode
                 several.append((pooled.count, len(pooled.x) - pooled.count))
             within = pooled.log_width_within(modes)
@@ -404,7 +404,8 @@ def _shares(values: Tensor, variation: np.ndarray, sizes: Sequence[tuple[int, in
 
     Args:
         values: of all measurements.
-        variation: squared total variation of each, less what chance alone makes of equal shares.
+        variation: half the squared distance of each one's shares, less what chance alone makes of equal ones: the
+            square of the total variation if there are two modes. (That itself is no sum of truth and chance.)
         sizes: samples and exact ones of those with more than one mode.
     """
     total = values.sum(dim=0)
@@ -430,15 +431,15 @@ def _shares(values: Tensor, variation: np.ndarray, sizes: Sequence[tuple[int, in
     return Finding("shares of modes", "shares", "", _root(mean), _root(low), _root(high), p, reach=known)
 
 
-def inside(images: Tensor, trim: int = 0) -> Tensor:
+def inside(images: Tensor, generator: torch.Generator, trim: int = 0) -> Tensor:
     """Share of each image's numbers that lie between order statistics of the others: (R, P, *S) -> (R, P).
 
     Between the least and the greatest, or with ``trim`` others left out at each end. For R exchangeable images it is
-    (R - 2 - 2 trim) / R on average.
+    (R - 2 - 2 trim) / R on average. Of equal numbers any may be the end, by an order drawn for each pair.
     """
-    order = torch.rand(images.shape[:2], generator=torch.Generator().manual_seed(0)).argsort(dim=0)
+    order = torch.rand(images.shape[:2], generator=generator).argsort(dim=0)
     pairs = torch.arange(images.shape[1])
-    flat = images[order, pairs].flatten(2)  # of numbers that are equal any may be the end: no row is preferred
+    flat = images[order, pairs].flatten(2)
     found = torch.zeros(images.shape[:2], dtype=torch.float64)
     for largest in (False, True):
         ends = flat.topk(trim + 1, dim=0, largest=largest).indices  # whose rank among the others is that of an end

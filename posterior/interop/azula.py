@@ -9,6 +9,7 @@ from azula.denoise import Denoiser
 from azula.sample import Sampler as AzulaSampler
 from torch import Tensor
 
+from posterior.errors import UserError
 from posterior.interop.foreign import ForeignOperator
 from posterior.measurement import Measurement
 from posterior.noise import GaussianNoise
@@ -29,7 +30,7 @@ class PosteriorSampler(AzulaSampler):
         seed: of the random numbers, which are not torch's: sample k of a seed is always the same.
 
     Raises:
-        UserError: if sigma_y <= 0.
+        UserError: if sigma_y <= 0; on a call, if y does not fit A or the number of samples.
     """
 
     def __init__(
@@ -53,7 +54,12 @@ class PosteriorSampler(AzulaSampler):
             x: such as `init` gives.
             keywords: for the denoiser.
         """
-        y = self.y.reshape(-1, self.y.shape[-1]).expand(len(x), -1)
+        y = self.y.reshape(-1, self.y.shape[-1]).to(x)
+        if len(y) not in (1, len(x)):
+            raise UserError(f"PosteriorSampler: {len(y)} measurements for {len(x)} samples: give one, or one a sample")
+        y = y.expand(len(x), -1)
+        if (clean := self.A(x)).shape != y.shape:
+            raise UserError(f"PosteriorSampler: A gives {tuple(clean.shape)}, y is {tuple(y.shape)}")
         operator = ForeignOperator(self.A, x.shape[1:], y)
         measurement = Measurement(y.reshape(len(x), *operator.measurement_shape), operator, self.likelihood)
         rng = Streams(self.seed, ["azula"], len(x), device=x.device)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from posterior.errors import UserError
 from posterior.operators.base import LinearOperator, Operator
 
 
@@ -14,7 +16,7 @@ class ForeignOperator(LinearOperator):
     """A linear map that knows only how to be applied; measurements are seen as (B, m, 1, 1).
 
     The adjoint is autograd's, so that it is the exact transpose. What differs from image to image within the map stays
-    as it is: rows cannot be taken from it.
+    as it is, so that other rows than all in their order cannot be taken from it.
 
     Args:
         apply: A x, (B, C, H, W) -> (B, ...), differentiable.
@@ -27,6 +29,16 @@ class ForeignOperator(LinearOperator):
         self.apply = apply
         self.count, self.size = len(y), y[0].numel()
         self.device, self.dtype = y.device, y.dtype
+
+    def rows(self, index: Tensor) -> Self:
+        """Itself.
+
+        Raises:
+            UserError: if the rows are not those of the measurements in their order.
+        """
+        if len(index) != self.count:
+            raise UserError("a sampler with particles, or more than one at once, needs an operator of this library")
+        return self
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:

@@ -178,6 +178,13 @@ class ConditionalDescent(Sampler):
         whole("ConditionalDescent", "calls", self.calls, 1, MOST_STEPS)
         whole("ConditionalDescent", "cycles", self.cycles, 0, MOST_STEPS)
         real("ConditionalDescent", "turn", self.turn, above=0)
+        start, *_ = self.descent.sigmas()
+        if start == 0 or (self.search is not None and self.search.sigmas()[0] == 0):
+            raise UserError("ConditionalDescent: search and descent need a level above 0")
+        if self.cycles and self.turn >= start:
+            raise UserError(
+                f"ConditionalDescent: turn {self.turn:g} is not below the first level of the descent, {start:g}"
+            )
         self.search_levels()
 
     def search_levels(self) -> list[float]:

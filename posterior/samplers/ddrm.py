@@ -87,4 +87,4 @@ class DDRM(Sampler):
 
     def left(self, known: Spectrum, sigma_next: float) -> Tensor:
         """Standard deviation of the noise that is added to eta_b ybar, (R, C, H, W)."""
-        return (sigma_next**2 - (self.eta_b * known.noise) ** 2).clamp_min(0) ** 0.5
+        return (sigma_next**2 - (self.eta_b * known.noise.where(known.observed, 0)) ** 2).clamp_min(0) ** 0.5

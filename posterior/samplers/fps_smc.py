@@ -102,8 +102,9 @@ class FPSSMC(ParticleSampler):
     ) -> tuple[Tensor, Tensor]:
         """x' (R, P, C, H, W), and log p(ybar' | x), up to a number, (R, P)."""
         variance = (self.eta * sigma_next) ** 2
-        precision = known.s**2 / (known.sigma_y**2 + known.s**2 * variance)  # of ybar' given x
-        moved = mean + variance * precision * (ybar - mean) + (variance * (1 - variance * precision)) ** 0.5 * noise
+        told = known.sigma_y**2 + known.s**2 * variance
+        precision, share = known.s**2 / told, known.sigma_y**2 / told  # of ybar' given x; 1 - variance * precision
+        moved = mean + (1 - share) * (ybar - mean) + (variance * share) ** 0.5 * noise
         return moved, -(precision * (ybar - mean) ** 2).flatten(2).sum(dim=2) / 2
 
     def ancestors(self, log_weights: Tensor, rng: Streams) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from posterior.checks import MOST_STEPS, real, whole
+from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.noise import GaussianNoise
+from posterior.operators.base import LinearOperator
 from posterior.random import Streams
 
 
@@ -113,9 +115,27 @@ class ChainSteps(LikelihoodStep):
 class LangevinSteps(ChainSteps):
     """w <- w + h drift + sqrt(2 h) n, without rejection: a direction of curvature L is too wide by h L / 4 and more.
 
+    It diverges where h L > 2; L is ||A||^2 / tau^2 and more. With the published h = 1e-4 and tau = 0.01 that is where
+    ||A|| > 1.4: such steps are refused where A is linear.
+
     Source: Zhang et al. (DAPS), CVPR 2025, arXiv:2407.01521, Algorithm 1. The authors' code has the data term twice:
     its tau is sqrt(2) times the one here.
     """
+
+    def check(self, measurement: Measurement) -> None:
+        """Refuse steps that diverge, of linear A and Gaussian noise.
+
+        Raises:
+            UserError: naming the largest step that does not.
+        """
+        noise = measurement.likelihood if self.tau is None else GaussianNoise(self.tau)
+        if isinstance(measurement.operator, LinearOperator) and isinstance(noise, GaussianNoise):
+            most = 2 * (noise.sigma_y / max(measurement.operator.norm_bound(), 1e-12)) ** 2
+            if self.step_size > most:
+                raise UserError(
+                    f"LangevinSteps: step_size {self.step_size:g} diverges with this operator: take {most:.3g} at "
+                    "most, 2 (tau / ||A||)^2, or a larger tau"
+                )
 
     def chain(self, measurement: Measurement, center: Tensor, radius: float, step_size: float, rng: Streams) -> Tensor:
         w = center

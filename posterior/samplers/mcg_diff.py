@@ -48,7 +48,7 @@ class MCGDiff(ParticleSampler):
         schedule: noise levels (published: 100).
         num_particles: of a row, >= 1 (published: 64).
         eta: in (0, 1], the share of fresh noise of the DDIM steps (published: 1).
-        kappa: in (0, 1), variance of a potential at its own level, in units of 1 + tau^2 (published: 1e-4).
+        kappa: in [1e-6, 1), variance of a potential at its own level, in units of 1 + tau^2 (published: 1e-4).
 
     Raises:
         UserError: if a number is out of range; on a call, before any network call, as `spectrum` does, if the particles
@@ -63,7 +63,7 @@ class MCGDiff(ParticleSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         real("MCGDiff", "eta", self.eta, above=0, most=1)
-        real("MCGDiff", "kappa", self.kappa, above=0, below=1)
+        real("MCGDiff", "kappa", self.kappa, least=1e-6, below=1)  # tau is float32: v > 0 at its own level
 
     @torch.no_grad()
     def particles(

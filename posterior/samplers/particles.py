@@ -72,7 +72,8 @@ class ParticleSampler(Sampler):
 def memory_of(device: torch.device) -> int | None:
     """Bytes that a device can give, None where nobody knows: what is free on a GPU, all that a host has."""
     if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch will use it again
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posterior.checks import MOST_STEPS, real, whole
+from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -51,15 +52,15 @@ class PnPDM(Sampler):
     steps go by tau = 0.01 where sigma_y is 0.05.
 
     Args:
-        num_iterations: k = 0, 1, ... below this, >= 1.
+        num_iterations: k = 0, 1, ... below this, so many that rho_k falls to rho_min.
         rho, rho_min, decay: as above; rho >= rho_min > 0, decay in (0, 1].
         schedule: noise levels of the reverse diffusion; those below rho_k are taken.
         step: of the reverse diffusion (the authors': `EulerMaruyama`, or `DDIM` with eta 0).
         likelihood_step: the draw of z (`ExactLikelihoodStep` for linear A, otherwise a chain such as `LangevinSteps`).
 
     Raises:
-        UserError: if a number is out of range; on a call, before any network call, if a level is outside the prior's
-            range, or the step is not for the measurement.
+        UserError: if a number is out of range, or rho does not fall to rho_min; on a call, before any network call, if
+            a level is outside the prior's range, or the step is not for the measurement.
     """
 
     num_iterations: int = 100
@@ -75,6 +76,11 @@ class PnPDM(Sampler):
         real("PnPDM", "rho_min", self.rho_min, above=0)
         real("PnPDM", "rho", self.rho, least=self.rho_min)
         real("PnPDM", "decay", self.decay, above=0, most=1)
+        if (last := self.rhos()[-1]) > self.rho_min * (1 + 1e-9):
+            raise UserError(
+                f"PnPDM: rho ends at {last:.3g}, above rho_min {self.rho_min:g}, where x is far from p(x | y): take "
+                f"more than num_iterations {self.num_iterations}, or a smaller decay"
+            )
 
     def rhos(self) -> list[float]:
         """rho_k."""

@@ -73,9 +73,11 @@ def levels_within(schedule: SigmaSchedule, prior: Prior) -> list[float]:
     """The schedule's levels, of which the prior is asked at all but the last.
 
     Raises:
-        UserError: if one is outside the prior's range.
+        UserError: if one is outside the prior's range, or there is none but 0.
     """
     sigmas = schedule.sigmas()
+    if len(sigmas) < 2:
+        raise UserError("a schedule of noise levels needs one above 0 here")
     for sigma in (sigmas[0], *sigmas[-2:-1]):
         prior.check_range(sigma)
     return sigmas

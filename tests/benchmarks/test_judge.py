@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from benchmarks.judge.statistics import (
     spread_test,
     uniformity,
 )
-from benchmarks.judge.verdict import LEVEL, Judged
+from benchmarks.judge.verdict import LEVEL, Judged, interval_tests
 from posterior import UserError
 from posterior.samplers import DPS, ExactMixture, RespacedSigmas, Sampler
 
@@ -137,7 +137,7 @@ def test_statistics_are_what_they_say():
     chi, variation = pooled.chi_square(modes)
     expected = scipy.stats.chi2_contingency([[6, 6], [20, 10]], correction=False).statistic
     assert float(chi[0]) == pytest.approx(expected, rel=1e-9)
-    assert float(variation[0]) == pytest.approx(abs(0.5 - 2 / 3))
+    assert float(variation[0]) == pytest.approx((0.5 - 2 / 3) ** 2)
     squares = torch.cdist(flat, flat).square()
     kernel = torch.exp(-0.5 * squares / squares.mean())
     mmd = (kernel[:12, :12].sum() - 12) / 132 + (kernel[12:, 12:].sum() - 30) / 870 - 2 * kernel[:12, 12:].mean()
@@ -168,22 +168,38 @@ def test_a_medians_interval_holds_it_as_often_as_order_statistics_can(count):
     drawn = np.random.default_rng(0).normal(size=(4000, count))
     held = np.mean([low <= 0 <= high for low, high in map(median_interval, drawn)])
     assert held >= min(0.95, 1 - 2.0 ** (1 - count)) - 0.015
+    low, high = median_interval(np.arange(1.0, 1.0 + count))
+    assert (low, high) == {3: (1, 3), 6: (1, 6), 24: (7, 18)}[count]  # the tables of the sign test
 
 
-def test_shares_that_are_right_are_off_by_nothing():
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("wrong", [0.0, 0.05])
+def test_shares_are_off_by_what_they_are_off(wrong):
+    """Six modes; of the samples one in 6 and a share more, another as much less."""
+    generator, own, other = torch.Generator().manual_seed(0), torch.full((6,), 1 / 6), torch.full((6,), 1 / 6)
+    own[0], own[1] = own[0] + wrong, own[1] - wrong
     found = []
     for seed in range(60):
-        x = torch.randn(120, 1, 1, 2, generator=generator)
-        _, variation = Pooled.of(x[:40], x[40:], seed).chi_square((4 * torch.rand(120, generator=generator)).long())
-        found.append(float(variation[0].square() - variation[1:].square().mean()))
-    assert abs(np.mean(found)) < 3 * np.std(found) / 60**0.5
-    assert min(found) < 0 < max(found)
+        modes = torch.cat(
+            [torch.multinomial(shares, 200, replacement=True, generator=generator) for shares in (own, other, other)]
+        )
+        x = torch.zeros(600, 1, 1, 1)
+        _, squared = Pooled.of(x[:200], x[200:], seed).chi_square(modes)
+        found.append(float(squared[0] - squared[1:].mean()))
+    assert np.mean(found) == pytest.approx(wrong**2, abs=3 * np.std(found) / 60**0.5)
+    assert np.std(found) / 60**0.5 < 5e-4
 
 
-def test_equal_numbers_are_no_evidence():
+def test_equal_numbers_are_no_evidence(problem):
     images = torch.zeros(10, 4000, 1, 1, 3)  # as where all samples and the truth are black
-    assert float(inside(images).mean(dim=1)[0]) == pytest.approx(0.8, abs=0.02)
+    assert float(inside(images, torch.Generator()).mean(dim=1)[0]) == pytest.approx(0.8, abs=0.02)
+    generator, found = torch.Generator().manual_seed(0), []
+    (case,) = problem.cases(["one"], 0)
+    for _ in range(20):  # half of the numbers are cut off
+        rows = torch.randn(16, 400, 1, 1, 20, generator=generator).clamp_min(0)
+        pairs = [replace(case, truth=truth[None]) for truth in rows[0]]
+        found.append(interval_tests(pairs, list(rows[1:].unbind(dim=1)))[0].p)
+    assert min(found) > 1e-3
+    assert scipy.stats.kstest(found, "uniform").pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -205,17 +221,19 @@ def test_ranks_have_the_shape_that_is_further_off(ranks, shape):
 def test_coverage_is_that_of_the_order_statistics():
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(20, 300, 1, 2, 3, generator=generator)
-    shares = inside(images)
+    shares = inside(images, generator)
     low, high = images[1:].amin(dim=0), images[1:].amax(dim=0)
     expected = ((images[0] >= low) & (images[0] <= high)).flatten(1).double().mean(dim=1)
     torch.testing.assert_close(shares[0], expected)
     assert float(shares.mean()) == pytest.approx(0.9)
     assert coverage_test(shares).p > 0.01
     assert coverage_test(shares).effect == pytest.approx(float(expected.mean()))
-    narrow = inside(torch.cat([images[:1], 0.8 * images[1:]]))
+    narrow = inside(torch.cat([images[:1], 0.8 * images[1:]]), generator)
     assert coverage_test(narrow).p < 1e-4
     assert coverage_test(narrow).effect < 0.88
-    p_values = [coverage_test(inside(torch.randn(10, 40, 1, 1, 3, generator=generator)), n).p for n in range(100)]
+    p_values = [
+        coverage_test(inside(torch.randn(10, 40, 1, 1, 3, generator=generator), generator), n).p for n in range(100)
+    ]
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 1e-3
 
 
@@ -505,7 +523,7 @@ def test_error_over_spread_is_one_for_exchangeable_images_only():
     narrow = spread_test(torch.cat([images[:1], centre + 0.8 * (images[1:] - centre)]))
     assert narrow.effect == pytest.approx(exact.effect / 0.8)
     assert narrow.p < 1e-4
-    trimmed = inside(images, trim=2)
+    trimmed = inside(images, torch.Generator(), trim=2)
     ordered = images[1:].sort(dim=0).values
     held = ((images[0] >= ordered[2]) & (images[0] <= ordered[6])).flatten(1).double().mean(dim=1)
     torch.testing.assert_close(trimmed[0], held)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.judge import running
 from benchmarks.judge.command import judge, of_object
 from benchmarks.judge.problems import LearnedTruth, chosen, two_modes
 from benchmarks.judge.running import Budget, Sizes, contents_of, run
 from posterior import Measurement, Streams
 from posterior.priors import Prior
-from posterior.samplers import ExactMixture, Sampler
+from posterior.samplers import DPS, ConditionalDescent, ExactMixture, LangevinSteps, Sampler
 
 SMALL = Budget("small", Sizes(4, 60, 20, 9, sets=3), Sizes(4, 60, 20, 9, sets=3))
 
@@ -122,3 +125,79 @@ def test_kept_truths_are_not_drawn_again(tmp_path, monkeypatch):
     for one, other in zip(first.pairs, again.pairs, strict=True):
         assert torch.equal(one.truth, other.truth)
         assert torch.equal(one.measurement.y, other.measurement.y)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the code of `posterior`, to be edited."""
+    copy = tmp_path / "posterior"
+    for file in running.PACKAGE.rglob("*.py"):
+        place = copy / file.relative_to(running.PACKAGE)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    monkeypatch.setattr(running, "PACKAGE", copy)
+    return copy
+
+
+def edited(package: Path, name: str, line: str = "# edited") -> None:
+    """A line more in a file of the copy."""
+    with (package / name).open("a") as file:
+        file.write(f"\n{line}\n")
+
+
+@pytest.mark.parametrize("name", ["samplers/conditional.py", "samplers/__init__.py", "samplers/new.py"])
+def test_the_code_of_other_samplers_and_their_list_do_not_count(package, name):
+    before = running.code_of(DPS())
+    edited(package, name, "from posterior.samplers.new import New")
+    assert running.code_of(DPS()) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["samplers/dps.py", "samplers/base.py", "samplers/schedules.py", "priors/mixture.py", "operators/base.py"]
+)
+def test_the_code_that_a_sampler_and_its_problem_can_reach_counts(package, name):
+    before = running.code_of(DPS())
+    edited(package, name)
+    assert running.code_of(DPS()) != before
+
+
+def test_code_is_followed_through_a_package_a_function_and_what_a_sampler_holds(package):
+    other = package / "samplers" / "kinetic.py"
+    before = running.code_of(DPS())
+    edited(package, "samplers/kinetic.py")
+    assert running.code_of(DPS()) == before
+    edited(package, "waits.py", "def late():\n    from posterior.samplers import KineticLangevin")
+    reaching = running.code_of(DPS())
+    edited(package, "samplers/kinetic.py")
+    assert running.code_of(DPS()) != reaching
+    assert other not in running._unreached(DPS())
+    steps = package / "samplers" / "likelihood_steps.py"
+    held = DPS()
+    assert steps in running._unreached(held)
+    object.__setattr__(held, "held", {"in": [LangevinSteps()]})
+    assert steps not in running._unreached(held)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import posterior.samplers",
+        "from posterior.samplers import *",
+        "from posterior import samplers",
+        "from . import kinetic",
+        "import importlib\nimportlib.import_module('posterior.samplers.kinetic')",
+        "__import__('posterior.samplers.kinetic')",
+    ],
+)
+def test_where_code_cannot_be_followed_all_of_it_counts(package, line):
+    assert running._unreached(DPS())
+    edited(package, "samplers/dps.py", line)
+    assert running._unreached(DPS()) == set()
+    assert running._unreached(ConditionalDescent())
+
+
+def test_all_code_counts_for_a_sampler_from_elsewhere_and_for_a_list_that_does_more(package):
+    assert running._unreached(Good()) == set()
+    assert running._unreached(ExactMixture())
+    edited(package, "samplers/__init__.py", "DPS.scale = 2.0")
+    assert running._unreached(ExactMixture()) == set()

@@ -6,7 +6,7 @@ import torch
 from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators.dense import Dense
-from posterior.samplers import ConditionalDescent
+from posterior.samplers import TDS, ConditionalDescent
 
 azula = pytest.importorskip("azula")
 from azula.denoise import Denoiser, DiracPosterior, KarrasDenoiser  # noqa: E402
@@ -68,3 +68,21 @@ def test_keywords_reach_the_denoiser():
 def test_without_noise_it_is_refused(field):
     with pytest.raises(UserError, match="sigma_y must be > 0"):
         PosteriorSampler(OurDenoiser(field, VPSchedule()), torch.zeros(4), lambda x: x.flatten(1)[:, :4], 0.0)
+
+
+def test_measurements_that_do_not_fit_are_one_line(field):
+    denoiser = OurDenoiser(field, VESchedule(1e-7, 50.0))
+
+    def asked(y):
+        return PosteriorSampler(denoiser, y, lambda x: x.flatten(1)[:, :20], SIGMA_Y)(torch.zeros(2, *SHAPE))
+
+    with pytest.raises(UserError, match="3 measurements for 2 samples"):
+        asked(torch.zeros(3, 20))
+    with pytest.raises(UserError, match=r"A gives \(2, 20\), y is \(2, 19\)"):
+        asked(torch.zeros(19))
+    assert asked(torch.zeros(20, dtype=torch.float64)).dtype == torch.float32
+    particles = PosteriorSampler(
+        denoiser, torch.zeros(20), lambda x: x.flatten(1)[:, :20], SIGMA_Y, TDS(num_particles=3)
+    )
+    with pytest.raises(UserError, match="a sampler with particles"):
+        particles(torch.zeros(2, *SHAPE))

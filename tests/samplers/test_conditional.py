@@ -15,7 +15,13 @@ from posterior import Measurement, Streams, UserError, stream
 from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import Dense, MotionBlur, Operator, PhaseRetrieval
 from posterior.priors import GaussianMixturePrior
-from posterior.samplers import ConditionalDenoiser, ConditionalDescent, GeometricSigmas, MixturePosterior
+from posterior.samplers import (
+    ConditionalDenoiser,
+    ConditionalDescent,
+    GeometricSigmas,
+    ListedSigmas,
+    MixturePosterior,
+)
 from posterior.settings import read_settings
 
 SHAPE, SEEN = (3, 2, 2), 5
@@ -171,6 +177,13 @@ def test_a_budget_of_calls_is_spent_on_the_search():
         sampler(prior, measured(1), Streams(0, ["a"]))
         assert prior.cost.forward == 49 + 15 * cycles + 3 * levels
     assert ConditionalDescent().search_levels() == GeometricSigmas(19, 2.0, 0.7).sigmas()[:-1]
+    for wrong, told in (
+        ({"descent": ListedSigmas([0.0])}, "need a level above 0"),
+        ({"search": ListedSigmas([0.0])}, "need a level above 0"),
+        ({"turn": 1.0}, "turn 1 is not below the first level of the descent, 1"),
+    ):
+        with pytest.raises(UserError, match=told):
+            ConditionalDescent(**wrong)
     with pytest.raises(UserError, match="calls must be at least 70"):
         ConditionalDescent(calls=69)
 

@@ -192,3 +192,14 @@ def test_levels_outside_of_the_priors_range_are_refused_before_any_evaluation(se
     with pytest.raises(UserError, match="outside"):
         DAPS(**settings)(prior, measurement, Streams(0, ["a"]))
     assert prior.cost.forward == 0
+
+
+def test_langevin_steps_that_diverge_are_refused_before_any_evaluation(field):
+    operator = Dense(3 * torch.eye(192)[:5], (3, 8, 8))
+    measurement = Measurement(torch.zeros(1, 5, 1, 1), operator, GaussianNoise(0.05))
+    with pytest.raises(UserError, match=r"step_size 0\.0001 diverges with this operator: take 2\.22e-05 at most"):
+        DAPS()(field, measurement, Streams(0, ["a"]))
+    assert field.cost.forward == 0
+    steps = LangevinSteps(3000, 2e-5, tau=0.01)
+    found = steps(measurement, torch.ones(1, 3, 8, 8), 0.1, 0.0, Streams(0, ["a"]))
+    assert torch.isfinite(found).all()

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from posterior import Streams
+from posterior import Measurement, Streams
+from posterior.noise import GaussianNoise
+from posterior.operators import Dense
 from posterior.samplers import FPSSMC, GeometricSigmas
-from posterior.samplers.particles import select
+from posterior.samplers.particles import select, spectrum_of_particles
 from posterior.samplers.spectrum import spectrum
 from tests.peers import Levels, Recorded, cases, golden, spied
 from tests.samplers.test_mcg_diff import (
@@ -214,3 +216,22 @@ def test_the_filter_is_no_posterior_sampler(num_levels):
     _, exact = posterior(COVARIANCE, SIGMA_Y)
     most = {10: 0.75, 40: 0.45}[num_levels]
     assert ((found / exact.diagonal() ** 0.5)[:2] < most).all()
+
+
+def test_a_state_that_knows_next_to_nothing_is_no_trouble_in_float32():
+    """At level 157 all but 1e-9 of what is known of xbar' is y's: the rest must not become negative."""
+    shape = (1, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    operator = Dense(torch.randn(60, 64, generator=generator) / 4, shape)
+    measurement = Measurement(torch.randn(2, 60, 1, 1, generator=generator), operator, GaussianNoise(0.005))
+    known = spectrum_of_particles(measurement, "FPSSMC", 3)
+    noise = torch.randn(2, 3, *shape, generator=generator)
+    mean = 100 * torch.randn(2, 3, *shape, generator=generator)
+    clear = known.observed & (known.noise < 0.002)
+    for sigma in (157.0, 10.0, 0.1):
+        moved, log_weights = FPSSMC().filter(known, mean, known.ybar, sigma, noise)
+        assert torch.isfinite(moved).all()
+        assert torch.isfinite(log_weights).all()
+        if sigma > 1:
+            told = (moved - known.ybar - known.noise * noise).abs()
+            assert told.where(clear, 0).max() < 2e-4

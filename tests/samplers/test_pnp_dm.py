@@ -143,3 +143,9 @@ def test_an_exact_step_says_what_it_needs_before_any_evaluation(field, operator,
     with pytest.raises(UserError, match=told):
         PnPDM()(field, measurement, Streams(0, ["a"]))
     assert field.cost.forward == 0
+
+
+def test_a_rho_that_does_not_fall_to_its_least_is_refused():
+    assert PnPDM(45).rhos()[-1] == 0.1
+    with pytest.raises(UserError, match=r"rho ends at 1\.35, above rho_min 0\.1"):
+        PnPDM(20)

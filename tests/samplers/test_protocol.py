@@ -152,7 +152,7 @@ ENTRIES = {
         DAPS(FEW, 1, 0.05, MetropolisSteps(3, 1e-6)), field, 5, 0, SuperResolution(2), PoissonNoise()
     ),
     "PnPDM": Entry(  # 5 levels from 3, then 4 from 1, 3 from 1/3
-        PnPDM(3, 3.0, 0.1, 1 / 3, FEW, likelihood_step=LangevinSteps(3, 1e-3)),
+        PnPDM(3, 3.0, 1 / 3, 1 / 3, FEW, likelihood_step=LangevinSteps(3, 1e-3)),
         field,
         5 + 4 + 3,
         bad={"num_iterations": 0, "rho": 0.05, "rho_min": 0.0, "decay": 1.1},

@@ -72,7 +72,10 @@ def test_good_settings_pass_in_plain_values():
         ({"model__metrics": "posterior.metrics.PSNR"}, "expected a list"),
         ({"model__prior": None}, "model.prior: expected a Prior (class_path and init_args), got null"),
         ({"model__prior": {}}, "model.prior: class_path is missing: which a Prior"),
-        ({"model__sampler": {"class_path": "posterior.samplers.DPSS"}}, "no DPSS: did you mean posterior.samplers.DPS?"),
+        (
+            {"model__sampler": {"class_path": "posterior.samplers.DPSS"}},
+            "no DPSS: did you mean posterior.samplers.DPS?",
+        ),
         ({"model__sampler": {"class_path": "posterior.priors.UNet"}}, "posterior.priors.UNet is no Sampler; there are"),
         ({"model__sampler": {"class_path": "os.system"}}, "os.system is of Python itself"),
         ({"model__sampler": {"class_path": "antigravity.x"}}, "of Python itself"),

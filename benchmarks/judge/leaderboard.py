@@ -1,0 +1,188 @@
+"""The leaderboard: the judge on every sampler of a list, what distance costs, and what each makes of toon faces."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmarks.judge.command import BUDGETS, QUICK, contestant_of, of_settings
+from benchmarks.judge.leaderboard_page import sentences, write_board
+from benchmarks.judge.leaderboard_running import Entrant, leaderboard
+from benchmarks.judge.problems import chosen
+from posterior.checks import whole
+from posterior.errors import UserError
+from posterior.settings import overlaid, read_settings
+from posterior.settings.places import named_file
+from posterior.shipped import CONFIGS, near
+
+LIST = CONFIGS / "truth" / "leaderboard.yaml"
+CURVES = ("mixture32", "toon-inpainting")
+"""Problems on which budgets are varied."""
+MOST_FACES = 256
+GROUPS = ("ours", "peers")
+
+
+def entrant_of(name: str, settings: Any, ours: bool, allow_local: bool = False) -> Entrant:
+    """Of settings of a sampler or a whole experiment, with what stands beside them for judge and leaderboard.
+
+    Under ``leaderboard`` stand settings and their values: ``schedule.init_args.num_levels: [25, 50, 100]``; of several
+    settings the first values belong together, the second ones, and so on.
+
+    Raises:
+        UserError: if they are not those of a sampler, or settings of a budget have not the same number of values.
+    """
+    if isinstance(settings, dict) and "class_path" not in settings and isinstance(settings.get("model"), dict):
+        settings = settings["model"].get("sampler")
+    if not isinstance(settings, dict):
+        same = of_settings(name, settings, allow_local)
+        return Entrant(name, ours, same, same)
+    rest = {key: value for key, value in settings.items() if key != "leaderboard"}
+    bare = {key: value for key, value in rest.items() if key != "judge"}
+    curve = {}
+    for values in budgets(name, settings.get("leaderboard") or {}):
+        told = ", ".join(f"{key.replace('.init_args', '')} {value}" for key, value in values.items())
+        changed = rest
+        for key, value in values.items():
+            changed = overlaid(changed, nested(f"init_args.{key}", value))
+        curve[told] = of_settings(f"{name} ({told})", changed, allow_local)
+    return Entrant(name, ours, of_settings(name, rest, allow_local), of_settings(name, bare, allow_local), curve)
+
+
+def budgets(name: str, section: Any) -> list[dict[str, Any]]:
+    """The settings of each budget.
+
+    Raises:
+        UserError: if they are no lists, or their lengths differ.
+    """
+    if not isinstance(section, dict) or not all(isinstance(values, list) for values in section.values()):
+        raise UserError(f"{name}: leaderboard: must hold lists of values by setting (setting: [values])")
+    if len({len(values) for values in section.values()}) > 1:
+        raise UserError(f"{name}: leaderboard: {', '.join(section)} must have the same number of values")
+    return [dict(zip(section, values, strict=True)) for values in zip(*section.values(), strict=True)]
+
+
+def nested(place: str, value: Any) -> Any:
+    """Settings in which one stands at a place: ``schedule.init_args.num_levels``."""
+    first, _, rest = place.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def listed(path: Path, allow_local: bool = False) -> list[Entrant]:
+    """The samplers of a list: tables ``ours`` and ``peers``, name -> settings.
+
+    Settings may stand under ``sampler``, beside the ``judge`` and ``leaderboard`` that go with them here.
+
+    Raises:
+        UserError: if the file is no such list.
+    """
+    settings = read_settings(path)
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(group, {}), dict) for group in GROUPS):
+        raise UserError(f"{path}: a list of samplers has the tables {' and '.join(GROUPS)}, name: settings")
+    unknown = sorted(settings.keys() - set(GROUPS))
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]} is no table of a list of samplers: {', '.join(GROUPS)}")
+    return [
+        entrant_of(name, _with_notes(own), group == "ours", allow_local)
+        for group in GROUPS
+        for name, own in settings.get(group, {}).items()
+    ]
+
+
+def _with_notes(settings: Any) -> Any:
+    """What stands under ``sampler``, with what stands beside it."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("sampler"), dict):
+        return settings
+    return settings["sampler"] | {key: value for key, value in settings.items() if key != "sampler"}
+
+
+def added(text: str, allow_local: bool = False) -> Entrant:
+    """Of what stands behind ``--sampler`` (`contestant_of`).
+
+    Raises:
+        UserError: if it is none.
+    """
+    label, _, place = text.rpartition("=")
+    path = named_file(place)
+    if path is not None:
+        return entrant_of(label or path.stem, read_settings(path), False, allow_local)
+    one = contestant_of(text, allow_local)
+    return Entrant(one.name, False, one, one)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"leaderboard: {message}")
+
+
+def leaderboard_command(arguments: Sequence[str]) -> None:
+    """Read the command line, run, write leaderboard.md, leaderboard.html and leaderboard.json."""
+    parser = _Parser(
+        prog="posterior-sampling leaderboard",
+        description="Which sampler is right, from y alone, and at what cost: every one of a list, and your own.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--sampler",
+        action="append",
+        default=[],
+        metavar="[NAME=]WHAT",
+        help="joins those of the list: a class, a file of settings, or a plain function; may be given again",
+    )
+    parser.add_argument("--list", default=str(LIST), help="a file of samplers (truth/leaderboard)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="of the list, these alone; may be given again (all)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("results/leaderboard"), help="folder (results/leaderboard)")
+    parser.add_argument("--budget", default="quick", help=f"of the judge: {', '.join(BUDGETS)} (quick)")
+    parser.add_argument("--problems", action="append", default=[], help="as those of judge (six)")
+    parser.add_argument("--seed", type=int, default=0, help="of measurements and samples (0)")
+    parser.add_argument("--device", default="cpu", help="where samplers run (cpu)")
+    parser.add_argument(
+        "--curves", default=",".join(CURVES), help=f"problems of the picture, or false ({', '.join(CURVES)})"
+    )
+    parser.add_argument("--faces", type=int, default=32, help="toon faces a task, a sample each; 0: none (32)")
+    parser.add_argument("--mean-faces", type=int, default=8, help="toon faces a task with eight samples each (8)")
+    parser.add_argument("--allow-local", action="store_true", help="files may name classes that are not installed")
+    options = parser.parse_args(list(arguments))
+    whole("leaderboard", "seed", options.seed, 0, 2**63)
+    whole("leaderboard", "faces", options.faces, 0, MOST_FACES)
+    whole("leaderboard", "mean-faces", options.mean_faces, 0, MOST_FACES)
+    if options.budget not in BUDGETS:
+        raise UserError(f"--budget: there is no budget {options.budget!r}; there are {', '.join(BUDGETS)}")
+    entrants = _asked(options)
+    problems = chosen(_names(options.problems) or QUICK, options.allow_local)
+    curves = [] if options.curves == "false" else chosen(_names([options.curves]), options.allow_local)
+    board = leaderboard(
+        entrants,
+        problems,
+        BUDGETS[options.budget],
+        options.seed,
+        options.output,
+        options.device,
+        curves,
+        options.faces,
+        options.mean_faces,
+    )
+    write_board(options.output, board, problems)
+    print("\n".join(sentences(board)))
+    print(f"leaderboard: {options.output / 'leaderboard.html'}")
+
+
+def _asked(options: argparse.Namespace) -> list[Entrant]:
+    """Those of the list that are wanted, and those that join."""
+    path = named_file(options.list)
+    if path is None:
+        raise UserError(f"--list: the file of samplers {options.list} does not exist{near(options.list)}")
+    entrants, wanted = listed(path, options.allow_local), _names(options.only)
+    names = [one.name for one in entrants]
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"--only: {path} has no sampler {name!r}; it has {', '.join(names)}")
+    kept = [one for one in entrants if not wanted or one.name in wanted]
+    return [*kept, *(added(text, options.allow_local) for text in options.sampler)]
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]

@@ -1,0 +1,382 @@
+"""What the leaderboard leaves: leaderboard.md, leaderboard.html (one file), leaderboard.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogFormatter
+
+from benchmarks.judge.leaderboard_faces import MEASURES, FaceRow
+from benchmarks.judge.leaderboard_running import MOST_CALLS, Board, Point, shipped_point
+from benchmarks.judge.page import LEGEND as JUDGE_LEGEND
+from benchmarks.judge.page import LIMITS, about, as_json, number_rows
+from benchmarks.judge.problems import Problem
+from benchmarks.judge.verdict import Judged
+from benchmarks.tools import html
+from benchmarks.tools.tables import spelt
+from posterior.files import write_whole
+
+NEAR = 1.2
+"""W2 over its floor up to which a sampler counts as having reached the posterior."""
+CALLS = (100, 300, 1000)
+"""Budgets of the table at equal cost."""
+FORMAT = 1
+"""Of leaderboard.json; it changes when its fields change their meaning."""
+COLOURS = 10
+"""Of lines, before they come again in another style."""
+LEGEND = f"""\
+Order: problems on which a sampler is judged and not refuted, then the geometric mean of its medians of W2 / floor, then
+calls. In brackets: the worst measurement. "At equal cost" takes each sampler as it ships and, where its budget was
+varied, at every budget; verdicts are of samplers as they ship. At most {MOST_CALLS} calls a sample, forward and
+backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean of eight, as samplers
+ship; differences are paired over faces; no posterior is known there."""
+SORT = """\
+document.querySelectorAll("table").forEach(table => table.querySelectorAll("th").forEach((head, column) => {
+  head.style.cursor = "pointer";
+  head.addEventListener("click", () => {
+    const down = head.dataset.down = head.dataset.down === "no" ? "yes" : "no";
+    const value = row => {
+      const text = row.cells[column].textContent, sum = text.match(/^(\\d+) \\+ (\\d+)$/);
+      return sum ? +sum[1] + +sum[2] : /^[-+]?\\.?\\d/.test(text) ? parseFloat(text) : text === "-" ? Infinity : text;
+    };
+    const compare = (a, b) => typeof a === typeof b ? (a > b) - (a < b) : typeof a === "number" ? -1 : 1;
+    [...table.rows].slice(1).sort((a, b) => (down === "no" ? 1 : -1) * compare(value(a), value(b)))
+      .forEach(row => row.parentNode.appendChild(row));
+  });
+}));"""
+
+
+def write_board(folder: Path, board: Board, problems: Sequence[Problem]) -> None:
+    """Write leaderboard.json, leaderboard.md and leaderboard.html into the folder, and a .png of each picture."""
+    pictures = {name: html.figure_png(picture(board, name)) for name in drawn_problems(board)}
+    for name, content in pictures.items():
+        write_whole(folder / f"leaderboard-{name}.png", content)
+    write_whole(folder / "leaderboard.json", (json.dumps(board_json(board), indent=1) + "\n").encode())
+    write_whole(folder / "leaderboard.md", markdown(board).encode())
+    write_whole(folder / "leaderboard.html", page(board, problems, pictures).encode())
+
+
+def medians(board: Board, name: str) -> list[float]:
+    """W2 over its floor of a sampler on each problem; those without a number are left out."""
+    points = [shipped_point(name, one) for one in board.found[name]]
+    return [one.ratio for one in points if math.isfinite(one.ratio)]
+
+
+def ordered(board: Board) -> list[str]:
+    """Names of samplers, the best first; see `LEGEND`."""
+
+    def key(name: str) -> tuple[float, float, float]:
+        found, ratios = board.found[name], medians(board, name)
+        mean = float(np.exp(np.mean(np.log(ratios)))) if ratios else math.inf
+        return -passed(found), mean, max((one.forward + one.backward for one in found), default=0.0)
+
+    return sorted(board.found, key=key)
+
+
+def passed(found: Sequence[Judged]) -> int:
+    """Problems on which a sampler is judged and not refuted."""
+    return sum(one.failure is None and not one.refuted for one in found)
+
+
+def refuted(found: Sequence[Judged]) -> str:
+    """On how many problems of those on which it is judged."""
+    judged = [one for one in found if one.failure is None]
+    return f"{sum(one.refuted for one in judged)} of {len(judged)}"
+
+
+def sentences(board: Board) -> list[str]:
+    """What the numbers say, three sentences in Markdown; where another sampler is better than ours, in bold."""
+    return [_fewest(board), _cheapest_said(board), _better(board)]
+
+
+def _fewest(board: Board) -> str:
+    judged = {name: [one for one in found if one.failure is None] for name, found in board.found.items()}
+    most = max(len(found) for found in judged.values())
+    counts = {name: sum(one.refuted for one in found) for name, found in judged.items() if len(found) == most > 0}
+    if not counts:
+        return "No sampler could be judged on any problem."
+    least = min(counts.values())
+    first = [name for name, count in counts.items() if count == least]
+    rest = sorted((count, name) for name, count in counts.items() if count != least)
+    then = f"; then {', '.join(f'{name} ({count})' for count, name in rest)}" if rest else ""
+    return f"Refuted on the fewest of {most} problems: {', '.join(first)} ({least}){then}."
+
+
+def _cheapest_said(board: Board) -> str:
+    told = []
+    for problem in problems_of(board):
+        found = cheapest(board.points(problem))
+        told.append(f"{problem}: {'nobody' if found is None else found.told()}")
+    return f"The cheapest within {NEAR} floors (calls; W2 / floor): {'; '.join(told)}."
+
+
+def _better(board: Board) -> str:
+    """Of samplers that are not ours, beside the first of ours that are in the table."""
+    if not board.ours:
+        return "No sampler of this project is in the table."
+    ours = board.ours[0]
+    others = [name for name in board.found if name not in board.ours]
+    told = [part for place, own in enumerate(board.found[ours]) for part in _better_on(board, place, own, others)]
+    for row in board.faces:
+        own_row = _row(board.faces, ours, row.task)
+        for measure, words in MEASURES.items():
+            pair = None if own_row is None else row.paired(own_row, measure)
+            if row.sampler in others and measure != "residual" and pair is not None and pair[0] + pair[1] < 0:
+                told.append(f"{row.task}: {words} of {row.sampler} is lower by {-pair[0]:.3g} ± {pair[1]:.2g}")
+    if not told:
+        return f"Nobody else is better than {ours} beyond the 95 % intervals, nor cheaper within {NEAR} floors."
+    return f"**Others are better than {ours} here: {'; '.join(told)}.**"
+
+
+def _better_on(board: Board, place: int, own: Judged, others: Sequence[str]) -> list[str]:
+    """In truth, or in calls, on one problem."""
+    ours, told = board.ours[0], []
+    mine = shipped_point(ours, own)
+    for name in others:
+        other = board.found[name][place]
+        point = shipped_point(name, other)
+        if other.failure is None and not other.refuted and (own.refuted or own.failure):
+            told.append(f"{own.problem}: {name} is not refuted, {ours} is")
+        elif point.ratio < mine.low:
+            told.append(f"{own.problem}: W2 / floor {point.ratio:.2f} by {name}, {mine.ratio:.2f} by {ours}")
+    points = board.points(own.problem)
+    best = cheapest(points)
+    least = cheapest([one for one in points if one.sampler in board.ours])
+    if best is not None and best.sampler in others:
+        beside = f"{least.calls:.0f} ({least.sampler})" if least is not None else "none of ours"
+        told.append(f"{own.problem}: {best.sampler} is within {NEAR} floors for {best.calls:.0f} calls, {beside}")
+    return told
+
+
+def problems_of(board: Board) -> list[str]:
+    """Names of all problems, those of the judge first."""
+    names = [one.problem for found in board.found.values() for one in found] + [one.problem for one in board.curves]
+    return list(dict.fromkeys(names))
+
+
+def drawn_problems(board: Board) -> list[str]:
+    """Those on which budgets were varied."""
+    return list(dict.fromkeys(one.problem for one in board.curves))
+
+
+def cheapest(points: Sequence[Point]) -> Point | None:
+    """Of those within `NEAR` floors."""
+    return min((one for one in points if one.ratio <= NEAR), key=lambda one: (one.calls, one.ratio), default=None)
+
+
+def best(points: Sequence[Point], calls: int) -> Point | None:
+    """The nearest of those that take so many calls at most."""
+    return min((one for one in points if one.calls <= calls), key=lambda one: (one.ratio, one.calls), default=None)
+
+
+def equal_rows(board: Board) -> list[list[str]]:
+    """Head, then a row a problem: the cheapest, and the best for some numbers of calls with those as good."""
+    rows = [["problem", f"cheapest within {NEAR} floors", *(f"best at {calls} calls" for calls in CALLS)]]
+    for problem in problems_of(board):
+        points = board.points(problem)
+        cheap = cheapest(points)
+        row = [problem, "nobody" if cheap is None else cheap.told()]
+        for calls in CALLS:
+            first = best(points, calls)
+            near = {one.sampler for one in points if first and one.calls <= calls and one.ratio <= first.high}
+            told = "-" if first is None else first.told()
+            also = sorted(near - {first.sampler}) if first else []
+            row.append(told + (f"; in its interval: {', '.join(also)}" if also else ""))
+        rows.append(row)
+    return rows
+
+
+def main_rows(board: Board) -> list[list[str]]:
+    """Head, then a row a sampler, the best first: truth, cost, faces."""
+    names = [one.problem for one in next(iter(board.found.values()))]
+    tasks = list(dict.fromkeys(row.task for row in board.faces))
+    head = ["sampler", "ours", "refuted", *names, "calls", "ms a sample"]
+    head += [f"{task}: {words}" for task in tasks for words in MEASURES.values()]
+    rows = [[*head, "not judged"]]
+    for name in ordered(board):
+        found = board.found[name]
+        judged = [one for one in found if one.failure is None]
+        last = judged[-1] if judged else None
+        row = [name, "yes" if name in board.ours else "no", refuted(found), *(_ratio(name, one) for one in found)]
+        row.append("-" if last is None else f"{last.forward:.0f} + {last.backward:.0f}")
+        row.append("-" if last is None else f"{1e3 * last.seconds:.3g}")
+        for task in tasks:
+            own = _row(board.faces, name, task)
+            row += [_mean(own, measure) for measure in MEASURES]
+        told = [f"{one.problem}: {one.failure}" for one in found if one.failure is not None]
+        told += [f"{one.task}: {one.failure}" for one in board.faces if one.sampler == name and one.failure]
+        rows.append([*row, "; ".join(told) or "-"])
+    return rows
+
+
+def _ratio(name: str, judged: Judged) -> str:
+    point = shipped_point(name, judged)
+    if judged.failure is not None:
+        return "-"
+    if not math.isfinite(point.ratio):
+        return "diverged"
+    worst = next(one for one in judged.findings if one.test == "distribution").more["worst"]
+    return f"{point.ratio:.2f} ({worst:.2f})"
+
+
+def _row(rows: Sequence[FaceRow], sampler: str, task: str) -> FaceRow | None:
+    return next((one for one in rows if (one.sampler, one.task) == (sampler, task)), None)
+
+
+def _mean(row: FaceRow | None, measure: str) -> str:
+    pair = None if row is None else row.mean(measure)
+    return "-" if pair is None else f"{pair[0]:.4f}"
+
+
+def problem_rows(board: Board, place: int) -> list[list[str]]:
+    """One problem: head, then a row a sampler, the best first, with its verdict behind the numbers."""
+    found = {name: [board.found[name][place]] for name in ordered(board)}
+    head, *rows = number_rows(found)
+    told = [*(one.verdict() for (one,) in found.values())]
+    state = [
+        "no" if one.failure is None and not one.refuted else "yes" if one.failure is None else "-"
+        for (one,) in found.values()
+    ]
+    return [
+        [head[1], "refuted", *head[2:], "verdict"],
+        *([row[1], bad, *row[2:], words] for row, bad, words in zip(rows, state, told, strict=True)),
+    ]
+
+
+def face_table(board: Board, task: str) -> list[list[str]]:
+    """One task: head, then a row a sampler, the least error of the mean first."""
+    ours = _row(board.faces, board.ours[0], task) if board.ours else None
+    head = ["sampler", *MEASURES.values()]
+    if ours is not None:
+        head += [f"{words} less {ours.sampler}'s" for words in MEASURES.values()]
+    rows = [[*head, "diverged", "calls", "ms a sample", "not measured"]]
+    own = [row for row in board.faces if row.task == task]
+    own.sort(key=lambda row: next((pair[0] for m in ("l2_of_mean", "l2") if (pair := row.mean(m))), math.inf))
+    for row in own:
+        cells = [row.sampler, *(_spelt(row.mean(measure)) for measure in MEASURES)]
+        if ours is not None:
+            cells += [_spelt(row.paired(ours, measure), "+") if row is not ours else "-" for measure in MEASURES]
+        cells.append(f"{row.diverged} of {row.total}")
+        rows.append([*cells, f"{row.forward:.0f} + {row.backward:.0f}", f"{1e3 * row.seconds:.3g}", row.failure or "-"])
+    return rows
+
+
+def _spelt(pair: tuple[float, float] | None, sign: str = "") -> str:
+    return spelt(pair, 4, sign).replace("+-", "±")
+
+
+def failures(board: Board) -> list[str]:
+    """Budgets that gave no number, and why."""
+    return [f"{one.sampler} ({one.setting}) on {one.problem}: {one.failure}" for one in board.curves if one.failure]
+
+
+def markdown(board: Board) -> str:
+    """leaderboard.md."""
+    lines = [
+        "# Leaderboard",
+        "",
+        *(f"{line}\n" for line in sentences(board)),
+        about(board.budget, board.seed, board.found),
+    ]
+    lines += ["", *html.pipes(main_rows(board)), "", LEGEND, "", "## At equal cost", "", *html.pipes(equal_rows(board))]
+    for name in drawn_problems(board):
+        lines += ["", f"![{caption(name)}](leaderboard-{name}.png)"]
+    lines += ["", *(f"- {line}" for line in failures(board))]
+    for place, name in enumerate(one.problem for one in next(iter(board.found.values()))):
+        lines += ["", f"## {name}", "", *html.pipes(problem_rows(board, place))]
+    lines += ["", JUDGE_LEGEND]
+    for task in dict.fromkeys(row.task for row in board.faces):
+        lines += ["", f"## {task}", "", *html.pipes(face_table(board, task))]
+    return "\n".join([*lines, "", "## What a pass does not prove", "", LIMITS, ""])
+
+
+def page(board: Board, problems: Sequence[Problem], pictures: dict[str, bytes]) -> str:
+    """leaderboard.html: a click on a column's head sorts by it."""
+    parts = [_paragraph(line) for line in sentences(board)]
+    parts += [html.table(main_rows(board)), html.element("p", LEGEND)]
+    parts.append(html.element("p", about(board.budget, board.seed, board.found)))
+    parts += [html.element("h2", "At equal cost"), html.table(equal_rows(board), words=True)]
+    parts += [html.picture(content, "png", caption(name)) for name, content in pictures.items()]
+    parts += [html.element("p", line) for line in failures(board)]
+    for place, problem in enumerate(problems):
+        parts += [html.element("h2", f"{problem.name}: {problem.tells}"), html.table(problem_rows(board, place))]
+    parts.append(html.element("p", JUDGE_LEGEND))
+    for task in dict.fromkeys(row.task for row in board.faces):
+        parts += [html.element("h2", f"{task}: held-out toon faces"), html.table(face_table(board, task))]
+    parts += [html.element("h2", "What a pass does not prove"), html.element("p", LIMITS)]
+    return html.document("Leaderboard", [*parts, f"<script>\n{SORT}\n</script>"])
+
+
+def _paragraph(line: str) -> str:
+    """A sentence whose bold parts stand between double asterisks."""
+    parts = [html.element("strong" if place % 2 else "span", part) for place, part in enumerate(line.split("**"))]
+    return f"<p>{''.join(parts)}</p>"
+
+
+def caption(problem: str) -> str:
+    """Of the picture of a problem."""
+    return (
+        f"{problem}: distance to the posterior over network calls, W2 / floor, median over measurements; 1 is what "
+        f"exact samples have, dotted {NEAR}; squares: as it ships; thick: ours."
+    )
+
+
+def picture(board: Board, problem: str) -> Figure:
+    """Distance over calls, a line a sampler whose budget was varied, a square for each as it ships."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axes = figure.subplots()
+    points = [one for one in board.points(problem) if 0 < one.calls <= MOST_CALLS]
+    for number, name in enumerate(board.found):
+        style, width = ("-", "--", ":")[number // COLOURS % 3], 3.0 if name in board.ours else 1.4
+        colour = f"C{number % COLOURS}"
+        own = sorted((one for one in points if one.sampler == name), key=lambda one: one.calls)
+        if not own:
+            continue
+        varied, shipped = [one for one in own if one.setting], [one for one in own if not one.setting]
+        calls, ratios = [one.calls for one in varied], [one.ratio for one in varied]
+        axes.plot(calls, ratios, color=colour, linestyle=style, linewidth=width, marker="o", markersize=4, label=name)
+        for one in shipped:
+            axes.plot(one.calls, one.ratio, color=colour, marker="s", markersize=8, markerfacecolor="none")
+    for level, style in ((1.0, "--"), (NEAR, ":")):
+        axes.axhline(level, color="black", linestyle=style, linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="network calls a sample, forward + backward, of all particles")
+    axes.set(ylabel="sliced W2 to exact samples / floor", title=problem)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+    figure.legend(loc="outside right center", fontsize="small")
+    return figure
+
+
+def board_json(board: Board) -> dict[str, Any]:
+    """leaderboard.json: all numbers of the page."""
+    cheap = {name: cheapest(board.points(name)) for name in problems_of(board)}
+    return {
+        "format": FORMAT,
+        "sentences": sentences(board),
+        "order": ordered(board),
+        "ours": list(board.ours),
+        "judged": as_json(board.budget, board.seed, board.found),
+        "points": [_point(one) for problem in problems_of(board) for one in board.points(problem)],
+        "failures": failures(board),
+        "at_equal_cost": [
+            {
+                "problem": name,
+                "cheapest": None if one is None else _point(one),
+                "best": {str(calls): _point(found) for calls in CALLS if (found := best(board.points(name), calls))},
+            }
+            for name, one in cheap.items()
+        ],
+        "faces": [asdict(row) for row in board.faces],
+    }
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {key: value for key, value in asdict(point).items() if key != "failure"}

@@ -1,0 +1,222 @@
+"""The leaderboard: its order, its page, what is kept, who joins, who refuses."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from benchmarks.judge import running
+from benchmarks.judge.leaderboard import LIST, added, budgets, leaderboard_command, listed
+from benchmarks.judge.leaderboard_faces import FaceRow, HeldOut, face_problems, face_row
+from benchmarks.judge.leaderboard_page import (
+    best,
+    board_json,
+    cheapest,
+    equal_rows,
+    main_rows,
+    ordered,
+    sentences,
+    write_board,
+)
+from benchmarks.judge.leaderboard_running import Board, Point, leaderboard
+from benchmarks.judge.problems import chosen
+from benchmarks.judge.running import Budget, Cell, Sampled, Sizes
+from benchmarks.tools.measuring import measured
+from posterior import UserError
+from posterior.metrics import L2, Residual
+from posterior.shipped import CONFIGS
+
+TINY = Budget("tiny", Sizes(4, 60, 20, 9, sets=3), Sizes(4, 60, 20, 9, sets=3))
+SAMPLERS = """\
+ours:
+  exact: {class_path: posterior.samplers.ExactMixture}
+peers:
+  refusing: {class_path: posterior.samplers.ExactGaussian}
+  rough:
+    sampler:
+      class_path: posterior.samplers.DPS
+      init_args: {schedule: {class_path: posterior.samplers.RespacedSigmas, init_args: {respacing: 9}}, scale: 0.3}
+    leaderboard: {schedule.init_args.respacing: [3, 6]}
+"""
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return chosen(["two-modes"])
+
+
+@pytest.fixture(scope="module")
+def entrants(tmp_path_factory):
+    path = tmp_path_factory.mktemp("list") / "samplers.yaml"
+    path.write_text(SAMPLERS)
+    return listed(path)
+
+
+@pytest.fixture(scope="module")
+def run_once(entrants, problems, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("leaderboard")
+    board = leaderboard(entrants, problems, TINY, folder=folder, curves=problems, quiet=True)
+    write_board(folder, board, problems)
+    return board, folder
+
+
+class Page(HTMLParser):
+    """Which tags are open, what was asked for from elsewhere, and the first column of the first table."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.asked, self.scripts, self.cells = [], [], 0, []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.scripts += tag == "script"
+        self.asked += [value for name, value in attributes if name in ("src", "href") and not value.startswith("data:")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_exact_sampler_is_first_and_the_one_that_refuses_last_with_its_reason(run_once):
+    board, _ = run_once
+    assert ordered(board) == ["exact", "rough", "refusing"]
+    head, *rows = main_rows(board)
+    assert [row[0] for row in rows] == ordered(board)
+    assert [row[head.index("refuted")] for row in rows] == ["0 of 1", "1 of 1", "0 of 0"]
+    assert "two-modes: ExactGaussian" in rows[-1][-1]
+    assert rows[0][-1] == "-"
+
+
+def test_the_curve_has_a_point_a_budget_and_its_calls(run_once):
+    board, _ = run_once
+    points = {one.setting: one for one in board.curves}
+    assert {one.calls for one in points.values()} == {6, 12}  # DPS: a forward and a backward call a level
+    assert {one.sampler for one in points.values()} == {"rough"}
+    assert len(board.points("two-modes")) == 4  # exact and rough as they ship, rough twice more
+
+
+def test_the_page_is_one_well_formed_file_that_sorts(run_once):
+    board, folder = run_once
+    text, page = (folder / "leaderboard.html").read_text(encoding="utf-8"), Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.asked == []
+    assert page.scripts == 1
+    assert text.count("<img ") == 1
+    told = json.loads((folder / "leaderboard.json").read_text())
+    assert told == json.loads(json.dumps(board_json(board)))
+    assert [one["name"] for one in told["judged"]["samplers"]] == ["exact", "refusing", "rough"]
+    assert (folder / "leaderboard-two-modes.png").stat().st_size > 1000
+    assert all(line in (folder / "leaderboard.md").read_text() for line in sentences(board))
+
+
+def test_what_is_kept_is_not_run_again_and_a_sampler_joins(run_once, entrants, problems, monkeypatch):
+    board, folder = run_once
+    asked, draw = [], running.draw
+    monkeypatch.setattr(running, "draw", lambda name, *rest: asked.append(name) or draw(name, *rest))
+    joined = [*entrants, added("another=posterior.samplers.ExactMixture")]
+    found = leaderboard(joined[:1] + joined[2:], problems, TINY, folder=folder, curves=problems, quiet=True)
+    assert asked == []  # of the same settings and code as `exact`
+    assert set(found.found) == {"exact", "rough", "another"}
+    assert found.ours == ["exact"]
+    assert [one.ratio for one in found.curves] == [one.ratio for one in board.curves]
+    leaderboard(joined[2:3], problems, TINY, 1, folder, quiet=True)
+    assert set(asked) == {"rough"}  # another seed
+
+
+def test_equal_cost_takes_the_cheapest_that_is_near_and_the_nearest_that_is_cheap():
+    points = [Point("a", "", "p", 50, 3.0, 2.0, 4.0), Point("a", "long", "p", 400, 1.0, 0.9, 1.1)]
+    points += [Point("b", "", "p", 200, 1.15, 1.0, 1.3), Point("c", "", "p", 1500, 0.8, 0.7, 0.9)]
+    assert cheapest(points) == points[2]
+    assert [best(points, calls) for calls in (40, 100, 300, 1000)] == [None, points[0], points[2], points[1]]
+    rows = equal_rows(Board("tiny", 0, ["b"], {}, points))
+    assert rows[1] == ["p", points[2].told(), points[0].told(), points[2].told(), points[1].told()]
+    assert cheapest(points[:1]) is None
+
+
+def test_where_another_is_better_stands_in_bold(run_once):
+    board, _ = run_once
+    worse = Board(board.budget, 0, ["rough"], board.found, board.curves)
+    assert "**Others are better than rough here: two-modes: exact is not refuted, rough is" in sentences(worse)[2]
+    assert "Nobody else is better than exact" in sentences(board)[2]
+    assert sentences(board)[0] == "Refuted on the fewest of 1 problems: exact (0); then rough (1)."
+
+
+def test_faces_are_paired_and_the_mean_is_of_those_with_several_samples():
+    (problem, _) = face_problems(2)
+    compared, pairs = ([f"{problem.name}/{kind}/{number}" for number in range(2)] for kind in ("compared", "pair"))
+    sampled = Sampled(problem)
+    for ids, count in ((compared, 3), (pairs, 1)):
+        cases = problem.cases(ids, 0)
+        cell = Cell.of(problem.truth.draw(ids, 0).repeat(count, 1, 1, 1, 1), cases, 6.0, 0.0, 1.0)
+        sampled.add(cell, cases, ids is compared)
+    metrics = {"l2": L2(), "residual": Residual()}
+    row = face_row("truth", sampled, metrics)
+    assert row.mean("l2") == (0.0, 0.0)
+    assert set(row.values["l2"]) == set(pairs)
+    assert set(row.values["l2_of_mean"]) == set(compared)
+    case = sampled.pairs[1]
+    expected = measured(metrics, case.truth[None], case.truth, case.measurement)["residual"]
+    assert row.values["residual"][case.id] == pytest.approx(float(expected))
+    assert row.forward == pytest.approx(12 / 8)
+    other = FaceRow("other", problem.name, {"l2": {pairs[0]: 1.0, pairs[1]: 3.0, "elsewhere": 100.0}})
+    assert other.paired(row, "l2") == (2.0, pytest.approx(1.96))  # std 2 ** 0.5 of two
+    assert row.paired(FaceRow("refused", problem.name, failure="why"), "l2") is None
+
+
+def test_faces_are_those_held_out():
+    with pytest.raises(UserError, match="there are 256 held-out faces"):
+        face_problems(len(HeldOut().images) + 1)
+
+
+def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
+    """Left out: those that know the posterior in closed form, need no prior, or are set for MRI alone."""
+    entrants = listed(LIST)
+    names = {path.stem for path in (CONFIGS / "sampler").glob("*.yaml")}
+    renamed = {
+        "kinetic_toon32": "kinetic",
+        "annealed_langevin_64": "algorithm1",
+        "annealed_langevin_paper": "algorithm3",
+    }
+    left_out = {"exact_gaussian", "exact_mixture", "lasso", "kinetic_mri"}
+    assert {one.name for one in entrants} == {renamed.get(name, name) for name in names - left_out}
+    (problem,) = chosen(["mixture32"])
+    for one in entrants:
+        for contestant in (one.judged, *list(one.curve.values())[-1:]):
+            contestant.made(problem)
+    clipped = next(one for one in entrants if one.name == "dps")
+    assert clipped.plain.made(problem).clip_denoised
+    assert not clipped.judged.made(problem).clip_denoised
+    assert not next(iter(clipped.curve.values())).made(problem).clip_denoised
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--budget", "huge"], "there is no budget 'huge'"),
+        (["--list", "nowhere.yaml"], "the file of samplers nowhere.yaml does not exist"),
+        (["--list", "sampler/dps"], "a list of samplers"),
+        (["--only", "dps,nobody"], "has no sampler 'nobody'"),
+        (["--sampler", "posterior.samplers.Nothing"], "Nothing"),
+        (["--only", "dps", "--sampler", "dps=DPS", "--curves", "false", "--faces", "0"], "two samplers are called dps"),
+        (["--problems", "nowhere"], "there is no problem 'nowhere'"),
+        (["--curves", "nowhere"], "there is no problem 'nowhere'"),
+        (["--faces", "-1"], "faces"),
+        (["--seed", "x"], "--seed"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        leaderboard_command(arguments)
+    assert told in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_settings_of_a_budget_belong_together():
+    assert budgets("x", {"a": [1, 2], "b.c": [3, 4]}) == [{"a": 1, "b.c": 3}, {"a": 2, "b.c": 4}]
+    for section in ({"a": [1], "b": [1, 2]}, {"a": 1}, [1]):
+        with pytest.raises(UserError, match="x: leaderboard: "):
+            budgets("x", section)
