@@ -4,6 +4,7 @@ from datamodules.array import ImageArray
 from datamodules.base import ImageData, MeasuredData
 from datamodules.folder import ImageFolder
 from datamodules.mri import MRISlices, PhantomImages, Phantoms
+from datamodules.photos import PhotoCrops, Photographs
 from datamodules.recorded import RecordedMeasurements
 from datamodules.toon import ToonFaces
 from datamodules.training import FolderImages, ImageSet, ToonFaceImages, TrainingImages
@@ -18,6 +19,8 @@ __all__ = [
     "MeasuredData",
     "PhantomImages",
     "Phantoms",
+    "PhotoCrops",
+    "Photographs",
     "RecordedMeasurements",
     "ToonFaceImages",
     "ToonFaces",

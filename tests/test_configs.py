@@ -59,6 +59,10 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
     ],
     "dps": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--data.init_args.num_workers", "0"],
     "mri": [*FEW_LEVELS, "--model.num_samples", "2"],
+    "photos": [
+        *("--model.num_samples", "1", f"{SAMPLER}.calls", "70"),
+        *("--data.size", "64", "--data.short_side", "64"),
+    ],
     "recorded": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--model.num_samples", "2"],
     "toon32_mixture": ["--model.num_samples", "2"],
     "ffhq256_gaussian": ["--model.num_samples", "2", "--data.init_args.size", "64"],
@@ -89,7 +93,7 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
     arguments += ["--data.init_args.limit", "1", "--trainer.accelerator", "cpu"]
     if data["class_path"] == "datamodules.ToonFaces":
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
-    elif data["class_path"] not in ("datamodules.ImageArray", "datamodules.Phantoms"):
+    elif data["class_path"] not in ("datamodules.ImageArray", "datamodules.Phantoms", "datamodules.Photographs"):
         folder = tmp_path / "data"
         folder.mkdir()
         np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3, 64, 64)))

@@ -3,6 +3,7 @@
 from posterior.priors.base import ClosedFormPrior, Cost, Prior
 from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.gaussian import GaussianFieldPrior
+from posterior.priors.local import LocalPrior, LocalUNet
 from posterior.priors.mixture import GaussianMixturePrior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.noise_schedule import CosineBetas, LinearBetas, NoiseSchedule, respaced_timesteps
@@ -19,6 +20,8 @@ __all__ = [
     "GaussianFieldPrior",
     "GaussianMixturePrior",
     "LinearBetas",
+    "LocalPrior",
+    "LocalUNet",
     "NetworkPrior",
     "NoiseSchedule",
     "PerturbedPrior",
