@@ -21,7 +21,7 @@ def small(tmp_path, monkeypatch):
     levels = {"num_levels": 3, "top": 1.0, "bottom": 0.1}
     few = {
         "conditional": {
-            "calls": 15,
+            "calls": 21,
             "descent": {"class_path": "posterior.samplers.GeometricSigmas", "init_args": levels},
         },
         "dps": {"schedule": {"init_args": {"respacing": 5}}},
