@@ -8,7 +8,8 @@ from posterior.operators import GaussianBlur, RandomInpainting
 def inpainted(ids, sigma_y=0.1):
     truth = torch.stack([torch.rand(3, 16, 16, generator=stream(0, i, 0, "truth")) for i in ids])
     operator = RandomInpainting().realise(truth.shape[1:], [stream(0, i, -1, "operator") for i in ids])
-    return truth, Measurement.simulate(truth, operator, GaussianNoise(sigma_y), torch.randn(truth.shape))
+    noise = Streams(0, ids, samples=[-1]).randn("measurement", truth.shape[1:])
+    return truth, Measurement.simulate(truth, operator, GaussianNoise(sigma_y), noise)
 
 
 def test_masked_pixels_hold_neither_signal_nor_noise():
