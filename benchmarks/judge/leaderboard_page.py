@@ -131,7 +131,10 @@ def _better(board: Board) -> str:
             if row.sampler in others and measure != "residual" and pair is not None and pair[0] + pair[1] < 0:
                 told.append(f"{row.task}: {words} of {row.sampler} is lower by {-pair[0]:.3g} ± {pair[1]:.2g}")
     if not told:
-        return f"Nobody else is better than {ours} beyond the 95 % intervals, nor cheaper within {NEAR} floors."
+        return (
+            f"Nobody else is better than {ours} beyond the 95 % intervals of medians, on average and in the worst "
+            f"measurement, nor cheaper within {NEAR} floors."
+        )
     return f"**Others are better than {ours} here: {'; '.join(told)}.**"
 
 
@@ -146,6 +149,9 @@ def _better_on(board: Board, place: int, own: Judged, others: Sequence[str]) -> 
             told.append(f"{own.problem}: {name} is not refuted, {ours} is")
         elif point.ratio < mine.low:
             told.append(f"{own.problem}: W2 / floor {point.ratio:.2f} by {name}, {mine.ratio:.2f} by {ours}")
+        elif steadier(other, own):
+            pair = (f"{m['mean']:.2f} (worst {m['worst']:.2f})" for m in (spread(other), spread(own)) if m)
+            told.append(f"{own.problem}: W2 / floor on average {next(pair)} by {name}, {next(pair)} by {ours}")
     points = board.points(own.problem)
     best = cheapest(points)
     least = cheapest([one for one in points if one.sampler in board.ours])
@@ -153,6 +159,20 @@ def _better_on(board: Board, place: int, own: Judged, others: Sequence[str]) -> 
         beside = f"{least.calls:.0f} ({least.sampler})" if least is not None else "none of ours"
         told.append(f"{own.problem}: {best.sampler} is within {NEAR} floors for {best.calls:.0f} calls, {beside}")
     return told
+
+
+def spread(judged: Judged) -> dict[str, float] | None:
+    """Mean and worst W2 over its floor, over measurements; None if there is none."""
+    found = next((one.more for one in judged.findings if one.test == "distribution"), None)
+    return None if judged.diverged else found
+
+
+def steadier(other: Judged, own: Judged) -> bool:
+    """Whether the other is nearer on average, and its worst measurement by the factor `NEAR`: a median hides that."""
+    theirs, mine = spread(other), spread(own)
+    if theirs is None or mine is None:
+        return False
+    return theirs["mean"] < mine["mean"] and NEAR * theirs["worst"] < mine["worst"]
 
 
 def problems_of(board: Board) -> list[str]:

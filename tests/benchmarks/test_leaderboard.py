@@ -23,6 +23,8 @@ from benchmarks.judge.leaderboard_page import (
 from benchmarks.judge.leaderboard_running import Board, Point, leaderboard
 from benchmarks.judge.problems import chosen
 from benchmarks.judge.running import Budget, Cell, Sampled, Sizes
+from benchmarks.judge.statistics import Finding
+from benchmarks.judge.verdict import Judged
 from benchmarks.tools.measuring import measured
 from posterior import UserError
 from posterior.metrics import L2, Residual
@@ -134,6 +136,21 @@ def test_equal_cost_takes_the_cheapest_that_is_near_and_the_nearest_that_is_chea
     rows = equal_rows(Board("tiny", 0, ["b"], {}, points))
     assert rows[1] == ["p", points[2].told(), points[0].told(), points[2].told(), points[1].told()]
     assert cheapest(points[:1]) is None
+
+
+def test_a_median_does_not_hide_the_worst_measurement(run_once):
+    """As good as ours on most measurements; ours is far off on one."""
+
+    def seen(mean, worst):
+        distance = Finding("distribution", "distance", "", 1.0, 0.9, 5.0, 1e-9, {"mean": mean, "worst": worst})
+        return Judged("p", "", [distance], [1e-8], total=12)
+
+    board = Board("tiny", 0, ["ours"], {"ours": [seen(1.3, 3.45)], "steady": [seen(1.0, 1.09)]}, [])
+    said = "**Others are better than ours here: p: W2 / floor on average 1.00 (worst 1.09) by steady, 1.30 (worst 3.45)"
+    assert said in sentences(board)[2]
+    for mean, worst in ((1.4, 1.09), (1.0, 3.0)):
+        board.found["steady"] = [seen(mean, worst)]
+        assert "Nobody else is better than ours" in sentences(board)[2]
 
 
 def test_where_another_is_better_stands_in_bold(run_once):
