@@ -23,7 +23,7 @@ endef
 
 # The tests start many processes: uv compiles nothing, and each of them may be forbidden to keep what it has compiled.
 .venv/test: pyproject.toml
-	$(call install,.[faces$(,)mri$(,)peers$(,)photos$(,)test])
+	$(call install,.[faces$(,)mri$(,)peers$(,)photos$(,)priors$(,)test])
 	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 
 demo: .venv/demo

@@ -107,7 +107,7 @@ class Items(Dataset[Item | None]):
 def digest(tensor: Tensor) -> str:
     """Of shape, type and content."""
     whole = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=16)
-    whole.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    whole.update(tensor.detach().flatten().clone().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 

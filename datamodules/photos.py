@@ -48,7 +48,7 @@ class Photograph:
         name: its id.
         package: as Python imports it.
         path: of the file, below the package's folder.
-        licence: as the package states it.
+        licence: as the package, or where it states none the source that docs/photos.md names, gives it.
         credit: who made it.
         weight: how often training takes it, relative to others: more for scenes than for a single texture.
     """

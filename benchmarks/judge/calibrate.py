@@ -11,12 +11,11 @@ measurements' samples, `check` judges what is there, so that tests can be added 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from torch import Tensor
@@ -32,6 +31,7 @@ from benchmarks.judge.statistics import rank_tests
 from benchmarks.judge.verdict import FEWEST_PAIRS as FEWEST_JUDGED
 from benchmarks.judge.verdict import Judged, begun, correct, judge_samples, ranks_along
 from benchmarks.tools.building import built
+from benchmarks.tools.parsing import Parser
 from posterior.checks import MOST_SIDE, whole
 from posterior.errors import UserError
 from posterior.files import write_whole
@@ -299,11 +299,6 @@ def judge_further(judged: Judged, sampled: Sampled, functionals: Sequence[Functi
     return curves
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"calibrate: {message}")
-
-
 def settings_of(text: str, option: str) -> Any:
     """What a file of settings holds, by its path or shipped name; a class by its name.
 
@@ -320,7 +315,7 @@ def settings_of(text: str, option: str) -> Any:
 
 def calibrate_command(arguments: Sequence[str]) -> None:
     """Read the command line; ``run`` samples and checks, ``check`` judges what a folder has."""
-    parser = _Parser(prog="posterior-sampling calibrate", description=str(__doc__).splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="posterior-sampling calibrate", description=str(__doc__).splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="draw truths, measure, sample, check; goes on from what is there")
     one.add_argument("--prior", required=True, help="file of settings, or shipped name")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import inspect
 import sys
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from benchmarks.judge.page import write_page
 from benchmarks.judge.problems import Case, Problem, chosen, shipped
@@ -28,6 +27,7 @@ from benchmarks.judge.running import (
 )
 from benchmarks.judge.verdict import Judged, correct, judge_samples, summary
 from benchmarks.tools.building import built
+from benchmarks.tools.parsing import Parser
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.samplers import Sampler
@@ -285,14 +285,9 @@ def contestant_of(text: str, allow_local: bool = False) -> Contestant:
     return of_settings(name, {"class_path": Given(full)}, allow_local)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"judge: {message}")
-
-
 def judge_command(arguments: Sequence[str]) -> None:
     """Read the command line, judge, print the verdicts."""
-    parser = _Parser(
+    parser = Parser(
         prog="posterior-sampling judge",
         description="Any sampler, from y alone, on problems whose posterior is known exactly: what is wrong, in words.",
         allow_abbrev=False,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from benchmarks.judge.command import BUDGETS, QUICK, contestant_of, of_settings
 from benchmarks.judge.leaderboard_page import sentences, write_board
 from benchmarks.judge.leaderboard_running import Entrant, leaderboard
 from benchmarks.judge.problems import chosen
+from benchmarks.tools.parsing import Parser
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.settings import overlaid, read_settings
@@ -111,14 +112,9 @@ def added(text: str, allow_local: bool = False) -> Entrant:
     return Entrant(one.name, False, one, one)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"leaderboard: {message}")
-
-
 def leaderboard_command(arguments: Sequence[str]) -> None:
     """Read the command line, run, write leaderboard.md, leaderboard.html and leaderboard.json."""
-    parser = _Parser(
+    parser = Parser(
         prog="posterior-sampling leaderboard",
         description="Which sampler is right, from y alone, and at what cost: every one of a list, and your own.",
         allow_abbrev=False,

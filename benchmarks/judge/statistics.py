@@ -436,6 +436,11 @@ def inside(images: Tensor, generator: torch.Generator, trim: int = 0) -> Tensor:
 
     Between the least and the greatest, or with ``trim`` others left out at each end. For R exchangeable images it is
     (R - 2 - 2 trim) / R on average. Of equal numbers any may be the end, by an order drawn for each pair.
+
+    Args:
+        images: R samples and truths, all exchangeable, of P measurements.
+        generator: of the order among equal numbers.
+        trim: how many of the others are left out at each end, >= 0.
     """
     order = torch.rand(images.shape[:2], generator=generator).argsort(dim=0)
     pairs = torch.arange(images.shape[1])

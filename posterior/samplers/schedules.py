@@ -76,8 +76,8 @@ class ListedSigmas(SigmaSchedule):
 
 
 @dataclass(frozen=True)
-class GeometricSigmas(SigmaSchedule):
-    """Levels that fall geometrically, then 0: even steps in log sigma, as variance-exploding samplers take them.
+class SpacedSigmas(SigmaSchedule):
+    """Levels of even steps between two of them on some scale, then 0.
 
     Args:
         num_levels: above 0, >= 2.
@@ -92,41 +92,37 @@ class GeometricSigmas(SigmaSchedule):
     bottom: float
 
     def __post_init__(self) -> None:
-        whole("GeometricSigmas", "num_levels", self.num_levels, 2, MOST_STEPS)
-        real("GeometricSigmas", "bottom", self.bottom, above=0)
-        real("GeometricSigmas", "top", self.top, above=self.bottom)
+        name = type(self).__name__
+        whole(name, "num_levels", self.num_levels, 2, MOST_STEPS)
+        real(name, "bottom", self.bottom, above=0)
+        real(name, "top", self.top, above=self.bottom)
+
+    @abstractmethod
+    def between(self, share: float) -> float:
+        """The level at a share of the way from the top (0) to the bottom (1)."""
 
     def sigmas(self) -> list[float]:
-        ratio, last = self.bottom / self.top, self.num_levels - 1
-        return [*(self.top * ratio ** (number / last) for number in range(self.num_levels)), 0.0]
+        return [*(self.between(number / (self.num_levels - 1)) for number in range(self.num_levels)), 0.0]
 
 
 @dataclass(frozen=True)
-class KarrasSigmas(SigmaSchedule):
+class GeometricSigmas(SpacedSigmas):
+    """Levels that fall geometrically, then 0: even steps in log sigma, as variance-exploding samplers take them."""
+
+    def between(self, share: float) -> float:
+        return self.top * (self.bottom / self.top) ** share
+
+
+@dataclass(frozen=True)
+class KarrasSigmas(SpacedSigmas):
     """Levels of even steps in sigma^(1/7), then 0: nearer to each other the lower they are.
 
     Source: Karras, Aittala, Aila, Laine, NeurIPS 2022, equation (5) with rho = 7 (InverseBench's "poly-7").
-
-    Args:
-        num_levels: above 0, >= 2.
-        top, bottom: the highest and the lowest of these, top > bottom > 0.
-
-    Raises:
-        UserError: if a value is out of range.
     """
 
-    num_levels: int
-    top: float
-    bottom: float
-
-    def __post_init__(self) -> None:
-        whole("KarrasSigmas", "num_levels", self.num_levels, 2, MOST_STEPS)
-        real("KarrasSigmas", "bottom", self.bottom, above=0)
-        real("KarrasSigmas", "top", self.top, above=self.bottom)
-
-    def sigmas(self) -> list[float]:
-        high, low, last = self.top ** (1 / 7), self.bottom ** (1 / 7), self.num_levels - 1
-        return [*((high + number / last * (low - high)) ** 7 for number in range(self.num_levels)), 0.0]
+    def between(self, share: float) -> float:
+        high, low = self.top ** (1 / 7), self.bottom ** (1 / 7)
+        return (high + share * (low - high)) ** 7
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def levels_within(schedule: SigmaSchedule, prior: Prior) -> list[float]:
     """
     sigmas = schedule.sigmas()
     if len(sigmas) < 2:
-        raise UserError("a schedule of noise levels needs one above 0 here")
+        raise UserError(f"{type(schedule).__name__}: this sampler needs a level above 0")
     for sigma in (sigmas[0], *sigmas[-2:-1]):
         prior.check_range(sigma)
     return sigmas

@@ -62,6 +62,17 @@ def test_the_noise_has_its_level(folder):
     assert float(noise.std()) == pytest.approx(0.05, rel=5 / (2 * noise.numel()) ** 0.5)
 
 
+def test_a_picture_of_one_pixel_is_measured_like_any_other(tmp_path):
+    Image.fromarray(np.full((1, 1, 3), 200, dtype=np.uint8)).save(tmp_path / "a.png")
+    data = ImageFolder(tmp_path, RandomInpainting(0.0, 0.0), GaussianNoise(0.05))
+    data.setup("predict")
+    (loaded,) = data.predict_dataloader()
+    batch = data.on_after_batch_transfer(loaded, 0)
+    assert batch.ids == ["a"]
+    assert batch.inputs["a"] == data.input_digests(["a"])["a"]
+    torch.testing.assert_close(batch.truth, torch.full((1, 3, 1, 1), 200 / 127.5 - 1))
+
+
 def test_limit_takes_the_first_ids(folder):
     assert [batch.ids for batch in batches(folder, limit=2)] == [["a"], ["b"]]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from posterior import Measurement, Streams, UserError
-from posterior.noise import GaussianNoise, PoissonNoise
-from posterior.operators import Dense, PhaseRetrieval, SuperResolution
+from posterior.noise import GaussianNoise
+from posterior.operators import Dense, SuperResolution
 from posterior.priors import DiffusionPrior, Prior, UNet
 from posterior.samplers import (
     DAPS,
@@ -167,21 +167,6 @@ def test_bad_settings_of_a_chain_are_refused(kind, name, bad):
 def test_a_momentum_that_never_forgets_is_refused():
     with pytest.raises(UserError, match="HamiltonianSteps: momentum must be"):
         HamiltonianSteps(momentum=1.0)
-
-
-@pytest.mark.parametrize(
-    ("operator", "law", "told"),
-    [
-        (PhaseRetrieval(), GaussianNoise(), "unlike LangevinSteps, needs a linear operator, got FourierAmplitude"),
-        (SuperResolution(2), PoissonNoise(), "unlike LangevinSteps, needs Gaussian noise, got PoissonNoise"),
-    ],
-)
-def test_an_exact_step_says_what_it_needs_before_any_evaluation(field, operator, law, told):
-    operator = operator.realise((3, 16, 16))
-    measurement = Measurement(torch.zeros(1, *operator.measurement_shape), operator, law)
-    with pytest.raises(UserError, match=told):
-        DAPS(likelihood_step=ExactLikelihoodStep())(field, measurement, Streams(0, ["a"]))
-    assert field.cost.forward == 0
 
 
 @pytest.mark.parametrize("settings", [{"ode_bottom": 0.005}, {"schedule": KarrasSigmas(5, 200.0, 0.1)}])

@@ -6,7 +6,7 @@ import torch
 from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import PhaseRetrieval, SuperResolution
-from posterior.samplers import JFPS, MMPS, TDS, PiGDM
+from posterior.samplers import DAPS, JFPS, MMPS, TDS, ExactLikelihoodStep, PiGDM, PnPDM
 
 SHAPE = (3, 16, 16)
 NONLINEAR, LINEAR = PhaseRetrieval().realise(SHAPE), SuperResolution(4).realise(SHAPE)
@@ -24,6 +24,13 @@ def test_a_linear_operator_and_gaussian_noise(sampler, field):
     name = type(sampler).__name__
     refused(sampler, NONLINEAR, GaussianNoise(), f"{name} needs a linear operator, got FourierAmplitude", field)
     refused(sampler, LINEAR, PoissonNoise(), f"{name} needs Gaussian noise, got PoissonNoise", field)
+
+
+@pytest.mark.parametrize("sampler", [DAPS(likelihood_step=ExactLikelihoodStep()), PnPDM()], ids=["DAPS", "PnPDM"])
+def test_an_exact_step_as_well(sampler, field):
+    step = "ExactLikelihoodStep, unlike LangevinSteps,"
+    refused(sampler, NONLINEAR, GaussianNoise(), f"{step} needs a linear operator, got FourierAmplitude", field)
+    refused(sampler, LINEAR, PoissonNoise(), f"{step} needs Gaussian noise, got PoissonNoise", field)
 
 
 def test_memory_for_the_particles(field, monkeypatch):

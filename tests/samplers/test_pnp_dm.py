@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posterior import Measurement, Streams, UserError
-from posterior.noise import GaussianNoise, PoissonNoise
-from posterior.operators import PhaseRetrieval, SuperResolution
+from posterior import UserError
 from posterior.priors import Prior
 from posterior.samplers import (
     DDIM,
@@ -128,21 +126,6 @@ def test_its_samples_are_of_the_posterior_of_a_measurement_with_noise_rho_more_i
     assert float(rows * z.mean(dim=0).square().mean()) == pytest.approx(1, abs=0.7)  # four standard deviations
     assert float(z.var(dim=0).mean()) == pytest.approx(1, abs=0.05)
     assert whitened(samples, *posterior(*problem, SIGMA_Y)).var(dim=0).mean() > 1.5
-
-
-@pytest.mark.parametrize(
-    ("operator", "law", "told"),
-    [
-        (PhaseRetrieval(), GaussianNoise(), "unlike LangevinSteps, needs a linear operator, got FourierAmplitude"),
-        (SuperResolution(2), PoissonNoise(), "unlike LangevinSteps, needs Gaussian noise, got PoissonNoise"),
-    ],
-)
-def test_an_exact_step_says_what_it_needs_before_any_evaluation(field, operator, law, told):
-    operator = operator.realise((3, 16, 16))
-    measurement = Measurement(torch.zeros(1, *operator.measurement_shape), operator, law)
-    with pytest.raises(UserError, match=told):
-        PnPDM()(field, measurement, Streams(0, ["a"]))
-    assert field.cost.forward == 0
 
 
 def test_a_rho_that_does_not_fall_to_its_least_is_refused():
