@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.judge.command import BUDGETS, QUICK, contestant_of, of_settings
+from benchmarks.judge.command import BUDGETS, QUICK, _budget, contestant_of, of_settings
 from benchmarks.judge.leaderboard_page import sentences, write_board
 from benchmarks.judge.leaderboard_running import Entrant, leaderboard
-from benchmarks.judge.problems import chosen
+from benchmarks.judge.problems import Problem, chosen
+from benchmarks.judge.running import Contestant
 from benchmarks.tools.parsing import Parser
 from posterior.checks import whole
 from posterior.errors import UserError
@@ -22,14 +26,21 @@ LIST = CONFIGS / "truth" / "leaderboard.yaml"
 CURVES = ("mixture32", "toon-inpainting")
 """Problems on which budgets are varied."""
 MOST_FACES = 256
-GROUPS = ("ours", "peers")
+GROUPS = ("ours", "peers", "theirs")
+PACKAGES = ("azula", "deepinv")
+"""Whose code the samplers of `theirs` are."""
+FEW = 32
+"""Numbers of an image up to which samplers are tuned where nothing else is said."""
+LAST = "**"
+"""A pattern of problems that every name fits, for settings that no other shall be laid over."""
 
 
-def entrant_of(name: str, settings: Any, ours: bool, allow_local: bool = False) -> Entrant:
+def entrant_of(name: str, settings: Any, group: str, allow_local: bool = False) -> Entrant:
     """Of settings of a sampler or a whole experiment, with what stands beside them for judge and leaderboard.
 
     Under ``leaderboard`` stand settings and their values: ``schedule.init_args.num_levels: [25, 50, 100]``; of several
-    settings the first values belong together, the second ones, and so on.
+    settings the first values belong together, the second ones, and so on. Under ``tune`` stand in the same way those
+    that are tried, which go before what the ``judge`` section has.
 
     Raises:
         UserError: if they are not those of a sampler, or settings of a budget have not the same number of values.
@@ -38,30 +49,43 @@ def entrant_of(name: str, settings: Any, ours: bool, allow_local: bool = False) 
         settings = settings["model"].get("sampler")
     if not isinstance(settings, dict):
         same = of_settings(name, settings, allow_local)
-        return Entrant(name, ours, same, same)
-    rest = {key: value for key, value in settings.items() if key != "leaderboard"}
+        return Entrant(name, group, same, same)
+    rest = {key: value for key, value in settings.items() if key not in ("leaderboard", "tune")}
     bare = {key: value for key, value in rest.items() if key != "judge"}
-    curve = {}
-    for values in budgets(name, settings.get("leaderboard") or {}):
-        told = ", ".join(f"{key.replace('.init_args', '')} {value}" for key, value in values.items())
-        changed = rest
-        for key, value in values.items():
-            changed = overlaid(changed, nested(f"init_args.{key}", value))
-        curve[told] = of_settings(f"{name} ({told})", changed, allow_local)
-    return Entrant(name, ours, of_settings(name, rest, allow_local), of_settings(name, bare, allow_local), curve)
+    judged = of_settings(name, rest, allow_local)
+    curve, tune = {}, {}
+    for told, values in together(name, "leaderboard", settings).items():
+        curve[told] = of_settings(f"{name} ({told})", overlaid(rest, {"init_args": values}), allow_local)
+    for told, values in together(name, "tune", settings).items():
+        changed = rest | {"judge": (rest.get("judge") or {}) | {LAST: values}}
+        tune[told] = of_settings(f"{name} ({told})", changed, allow_local)
+    return Entrant(name, group, judged, of_settings(name, bare, allow_local), curve, tune)
 
 
-def budgets(name: str, section: Any) -> list[dict[str, Any]]:
-    """The settings of each budget.
+def together(name: str, section: str, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Values of a section that belong together: in words -> as ``init_args``.
 
     Raises:
         UserError: if they are no lists, or their lengths differ.
     """
-    if not isinstance(section, dict) or not all(isinstance(values, list) for values in section.values()):
-        raise UserError(f"{name}: leaderboard: must hold lists of values by setting (setting: [values])")
-    if len({len(values) for values in section.values()}) > 1:
-        raise UserError(f"{name}: leaderboard: {', '.join(section)} must have the same number of values")
-    return [dict(zip(section, values, strict=True)) for values in zip(*section.values(), strict=True)]
+    lists = settings.get(section) or {}
+    if not isinstance(lists, dict) or not all(isinstance(values, list) for values in lists.values()):
+        raise UserError(f"{name}: {section}: must hold lists of values by setting (setting: [values])")
+    if len({len(values) for values in lists.values()}) > 1:
+        raise UserError(f"{name}: {section}: {', '.join(lists)} must have the same number of values")
+    found: dict[str, dict[str, Any]] = {}
+    for values in zip(*lists.values(), strict=True):
+        pairs = list(zip((key.replace(".init_args", "") for key in lists), values, strict=True))
+        told = ", ".join(f"{key} {_in_words(value)}" for key, value in pairs)
+        found[told] = functools.reduce(overlaid, map(nested, lists, values), {})
+    return found
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict) and "class_path" in value:
+        inner = [f"{key} {_in_words(one)}" for key, one in value.get("init_args", {}).items()]
+        return " ".join([value["class_path"].rpartition(".")[2], *inner])
+    return "null" if value is None else str(value)
 
 
 def nested(place: str, value: Any) -> Any:
@@ -71,24 +95,41 @@ def nested(place: str, value: Any) -> Any:
 
 
 def listed(path: Path, allow_local: bool = False) -> list[Entrant]:
-    """The samplers of a list: tables ``ours`` and ``peers``, name -> settings.
+    """The samplers of a list: tables ``ours``, ``peers`` and ``theirs``, name -> settings.
 
-    Settings may stand under ``sampler``, beside the ``judge`` and ``leaderboard`` that go with them here.
+    Settings may stand under ``sampler``, beside the ``judge``, ``leaderboard`` and ``tune`` that go with them here.
 
     Raises:
         UserError: if the file is no such list.
     """
     settings = read_settings(path)
     if not isinstance(settings, dict) or not all(isinstance(settings.get(group, {}), dict) for group in GROUPS):
-        raise UserError(f"{path}: a list of samplers has the tables {' and '.join(GROUPS)}, name: settings")
+        raise UserError(f"{path}: a list of samplers has the tables {', '.join(GROUPS)}, name: settings")
     unknown = sorted(settings.keys() - set(GROUPS))
     if unknown:
         raise UserError(f"{path}: {unknown[0]} is no table of a list of samplers: {', '.join(GROUPS)}")
-    return [
-        entrant_of(name, _with_notes(own), group == "ours", allow_local)
+    found = [
+        entrant_of(name, _with_notes(own), group, allow_local)
         for group in GROUPS
         for name, own in settings.get(group, {}).items()
     ]
+    return [_of_this_version(one) if one.group == "theirs" else one for one in found]
+
+
+def _of_this_version(entrant: Entrant) -> Entrant:
+    """One whose kept samples are of the packages that are installed."""
+
+    def marked(one: Contestant) -> Contestant:
+        return replace(one, digest=lambda problem: "-".join([one.digest(problem), *map(_version, PACKAGES)]))
+
+    return replace(entrant, judged=marked(entrant.judged), plain=marked(entrant.plain))
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package}-{metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"no-{package}"
 
 
 def _with_notes(settings: Any) -> Any:
@@ -107,9 +148,9 @@ def added(text: str, allow_local: bool = False) -> Entrant:
     label, _, place = text.rpartition("=")
     path = named_file(place)
     if path is not None:
-        return entrant_of(label or path.stem, read_settings(path), False, allow_local)
+        return entrant_of(label or path.stem, read_settings(path), "peers", allow_local)
     one = contestant_of(text, allow_local)
-    return Entrant(one.name, False, one, one)
+    return Entrant(one.name, "peers", one, one)
 
 
 def leaderboard_command(arguments: Sequence[str]) -> None:
@@ -138,6 +179,11 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--curves", default=",".join(CURVES), help=f"problems of the picture, or false ({', '.join(CURVES)})"
     )
+    parser.add_argument(
+        "--tune",
+        metavar="PROBLEMS",
+        help=f"those on which settings are chosen for each sampler, or false (those of at most {FEW} numbers)",
+    )
     parser.add_argument("--faces", type=int, default=32, help="toon faces a task, a sample each; 0: none (32)")
     parser.add_argument("--mean-faces", type=int, default=8, help="toon faces a task with eight samples each (8)")
     parser.add_argument("--allow-local", action="store_true", help="files may name classes that are not installed")
@@ -145,21 +191,20 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
     whole("leaderboard", "seed", options.seed, 0, 2**63)
     whole("leaderboard", "faces", options.faces, 0, MOST_FACES)
     whole("leaderboard", "mean-faces", options.mean_faces, 0, MOST_FACES)
-    if options.budget not in BUDGETS:
-        raise UserError(f"--budget: there is no budget {options.budget!r}; there are {', '.join(BUDGETS)}")
-    entrants = _asked(options)
+    budget, entrants = _budget(options.budget), _asked(options)
     problems = chosen(_names(options.problems) or QUICK, options.allow_local)
     curves = [] if options.curves == "false" else chosen(_names([options.curves]), options.allow_local)
     board = leaderboard(
         entrants,
         problems,
-        BUDGETS[options.budget],
+        budget,
         options.seed,
         options.output,
         options.device,
         curves,
         options.faces,
         options.mean_faces,
+        tune=_tuned(options.tune, problems),
     )
     write_board(options.output, board, problems)
     print("\n".join(sentences(board)))
@@ -178,6 +223,21 @@ def _asked(options: argparse.Namespace) -> list[Entrant]:
             raise UserError(f"--only: {path} has no sampler {name!r}; it has {', '.join(names)}")
     kept = [one for one in entrants if not wanted or one.name in wanted]
     return [*kept, *(added(text, options.allow_local) for text in options.sampler)]
+
+
+def _tuned(wanted: str | None, problems: Sequence[Problem]) -> list[Problem]:
+    """Those of the problems that ``--tune`` names.
+
+    Raises:
+        UserError: if it names another.
+    """
+    if wanted is None:
+        return [one for one in problems if one.dimension <= FEW]
+    names, there = [] if wanted == "false" else _names([wanted]), [one.name for one in problems]
+    for name in names:
+        if name not in there:
+            raise UserError(f"--tune: {name!r} is none of the problems that are judged: {', '.join(there)}")
+    return [one for one in problems if one.name in names]
 
 
 def _names(texts: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogFormatter
 
 from benchmarks.judge.leaderboard_faces import MEASURES, FaceRow
-from benchmarks.judge.leaderboard_running import MOST_CALLS, Board, Point, shipped_point
+from benchmarks.judge.leaderboard_running import (
+    MOST_CALLS,
+    TUNING_SEED,
+    Board,
+    Choice,
+    Point,
+    shipped_point,
+    tuned_name,
+)
 from benchmarks.judge.page import LEGEND as JUDGE_LEGEND
 from benchmarks.judge.page import LIMITS, about, as_json, number_rows
 from benchmarks.judge.problems import Problem
@@ -36,7 +44,13 @@ Order: problems on which a sampler is judged and not refuted, then the geometric
 calls. In brackets: the worst measurement. "At equal cost" takes each sampler as it ships and, where its budget was
 varied, at every budget; verdicts are of samplers as they ship. At most {MOST_CALLS} calls a sample, forward and
 backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean of eight, as samplers
-ship; differences are paired over faces; no posterior is known there."""
+ship; differences are paired over faces; no posterior is known there. "Their code": other libraries' own, with their
+defaults, on our priors and operators. "Tuned": with the settings that were chosen for each problem (see Tuned); such
+rows stand below the sampler as it ships, and count neither in the order nor at equal cost."""
+TUNED = """\
+Settings that each sampler was tried with: the nearest to the posterior by the median of W2 / floor is taken, of equal
+ones the first. Tried on half as many measurements as are reported, of another seed ({seed}), with half as many samples.
+In brackets: that median there; the reported one is in the tables."""
 SORT = """\
 document.querySelectorAll("table").forEach(table => table.querySelectorAll("th").forEach((head, column) => {
   head.style.cursor = "pointer";
@@ -92,8 +106,9 @@ def refuted(found: Sequence[Judged]) -> str:
 
 
 def sentences(board: Board) -> list[str]:
-    """What the numbers say, three sentences in Markdown; where another sampler is better than ours, in bold."""
-    return [_fewest(board), _cheapest_said(board), _better(board)]
+    """What the numbers say, a sentence each in Markdown; where another sampler is better than ours, in bold."""
+    told = [_fewest(board), _cheapest_said(board), _better(board)]
+    return [*told, *_tuned_said(board)] if board.ours and board.tuned else told
 
 
 def _fewest(board: Board) -> str:
@@ -122,8 +137,11 @@ def _better(board: Board) -> str:
     if not board.ours:
         return "No sampler of this project is in the table."
     ours = board.ours[0]
-    others = [name for name in board.found if name not in board.ours]
-    told = [part for place, own in enumerate(board.found[ours]) for part in _better_on(board, place, own, others)]
+    others = {name: found for name, found in board.found.items() if name not in board.ours}
+    told = []
+    for place, own in enumerate(board.found[ours]):
+        told += _nearer(ours, own, {name: found[place] for name, found in others.items()})
+        told += _cheaper(board, own.problem)
     for row in board.faces:
         own_row = _row(board.faces, ours, row.task)
         for measure, words in MEASURES.items():
@@ -138,33 +156,58 @@ def _better(board: Board) -> str:
     return f"**Others are better than {ours} here: {'; '.join(told)}.**"
 
 
-def _better_on(board: Board, place: int, own: Judged, others: Sequence[str]) -> list[str]:
-    """In truth, or in calls, on one problem."""
-    ours, told = board.ours[0], []
-    mine = shipped_point(ours, own)
-    for name in others:
-        other = board.found[name][place]
+def _nearer(ours: str, own: Judged, others: Mapping[str, Judged]) -> list[str]:
+    """Who is better in truth on one problem, and by what."""
+    told, mine = [], shipped_point(ours, own)
+    for name, other in others.items():
         point = shipped_point(name, other)
         if other.failure is None and not other.refuted and (own.refuted or own.failure):
             told.append(f"{own.problem}: {name} is not refuted, {ours} is")
         elif point.ratio < mine.low:
             told.append(f"{own.problem}: W2 / floor {point.ratio:.2f} by {name}, {mine.ratio:.2f} by {ours}")
         elif steadier(other, own):
-            pair = (f"{m['mean']:.2f} (worst {m['worst']:.2f})" for m in (spread(other), spread(own)) if m)
-            told.append(f"{own.problem}: W2 / floor on average {next(pair)} by {name}, {next(pair)} by {ours}")
-    points = board.points(own.problem)
-    best = cheapest(points)
-    least = cheapest([one for one in points if one.sampler in board.ours])
-    if best is not None and best.sampler in others:
-        beside = f"{least.calls:.0f} ({least.sampler})" if least is not None else "none of ours"
-        told.append(f"{own.problem}: {best.sampler} is within {NEAR} floors for {best.calls:.0f} calls, {beside}")
+            told.append(f"{own.problem}: W2 / floor on average {_spread(other)} by {name}, {_spread(own)} by {ours}")
     return told
+
+
+def _cheaper(board: Board, problem: str) -> list[str]:
+    """Who is near for the fewest calls on one problem, if that is none of ours."""
+    points = board.points(problem)
+    first, least = cheapest(points), cheapest([one for one in points if one.sampler in board.ours])
+    if first is None or first.sampler in board.ours:
+        return []
+    beside = f"{least.calls:.0f} ({least.sampler})" if least is not None else "none of ours"
+    return [f"{problem}: {first.sampler} is within {NEAR} floors for {first.calls:.0f} calls, {beside}"]
+
+
+def _tuned_said(board: Board) -> list[str]:
+    """Whom tuning brings as near as the first of ours as it ships; and who is better than that by tuning, in bold."""
+    ours, near, better = board.ours[0], [], []
+    others = {name: found for name, found in board.tuned.items() if name not in board.ours}
+    for place, own in enumerate(board.found[ours]):
+        mine, names = shipped_point(ours, own), []
+        for name, found in others.items():
+            before, after = (shipped_point(name, one[place]).ratio for one in (board.found[name], found))
+            if after <= mine.high < before and math.isfinite(mine.high):
+                names.append(f"{name} ({after:.2f}; as it ships {before:.2f})")
+        if own.problem in {one.problem for one in board.choices}:
+            near.append(f"{own.problem}: {', '.join(names) or 'nobody'}")
+        better += _nearer(ours, own, {tuned_name(name): found[place] for name, found in others.items()})
+    told = [f"Tuning brings others within the 95 % interval of {ours} (W2 / floor): {'; '.join(near)}."]
+    if better:
+        return [*told, f"**Tuned, others are better than {ours} here: {'; '.join(better)}.**"]
+    return [*told, f"Tuned too, nobody else is better than {ours}."]
 
 
 def spread(judged: Judged) -> dict[str, float] | None:
     """Mean and worst W2 over its floor, over measurements; None if there is none."""
     found = next((one.more for one in judged.findings if one.test == "distribution"), None)
     return None if judged.diverged else found
+
+
+def _spread(judged: Judged) -> str:
+    found = spread(judged)
+    return "-" if found is None else f"{found['mean']:.2f} (worst {found['worst']:.2f})"
 
 
 def steadier(other: Judged, own: Judged) -> bool:
@@ -213,18 +256,28 @@ def equal_rows(board: Board) -> list[list[str]]:
     return rows
 
 
+def listing(board: Board) -> list[tuple[str, str, Sequence[Judged]]]:
+    """Rows of tables, the best first, tuned ones below the same sampler as it ships: (name, whose, verdicts)."""
+    rows = []
+    for name in ordered(board):
+        whose = "ours" if name in board.ours else "their code" if name in board.theirs else "peer"
+        rows.append((name, whose, board.found[name]))
+        if name in board.tuned:
+            rows.append((tuned_name(name), f"{whose}, tuned", board.tuned[name]))
+    return rows
+
+
 def main_rows(board: Board) -> list[list[str]]:
     """Head, then a row a sampler, the best first: truth, cost, faces."""
     names = [one.problem for one in next(iter(board.found.values()))]
     tasks = list(dict.fromkeys(row.task for row in board.faces))
-    head = ["sampler", "ours", "refuted", *names, "calls", "ms a sample"]
+    head = ["sampler", "whose", "refuted", *names, "calls", "ms a sample"]
     head += [f"{task}: {words}" for task in tasks for words in MEASURES.values()]
     rows = [[*head, "not judged"]]
-    for name in ordered(board):
-        found = board.found[name]
+    for name, whose, found in listing(board):
         judged = [one for one in found if one.failure is None]
         last = judged[-1] if judged else None
-        row = [name, "yes" if name in board.ours else "no", refuted(found), *(_ratio(name, one) for one in found)]
+        row = [name, whose, refuted(found), *(_ratio(name, one) for one in found)]
         row.append("-" if last is None else f"{last.forward:.0f} + {last.backward:.0f}")
         row.append("-" if last is None else f"{1e3 * last.seconds:.3g}")
         for task in tasks:
@@ -237,13 +290,10 @@ def main_rows(board: Board) -> list[list[str]]:
 
 
 def _ratio(name: str, judged: Judged) -> str:
-    point = shipped_point(name, judged)
     if judged.failure is not None:
         return "-"
-    if not math.isfinite(point.ratio):
-        return "diverged"
-    worst = next(one for one in judged.findings if one.test == "distribution").more["worst"]
-    return f"{point.ratio:.2f} ({worst:.2f})"
+    found = spread(judged)
+    return "diverged" if found is None else f"{shipped_point(name, judged).ratio:.2f} ({found['worst']:.2f})"
 
 
 def _row(rows: Sequence[FaceRow], sampler: str, task: str) -> FaceRow | None:
@@ -256,8 +306,13 @@ def _mean(row: FaceRow | None, measure: str) -> str:
 
 
 def problem_rows(board: Board, place: int) -> list[list[str]]:
-    """One problem: head, then a row a sampler, the best first, with its verdict behind the numbers."""
-    found = {name: [board.found[name][place]] for name in ordered(board)}
+    """One problem: head, then a row a sampler, the best first, with its verdict behind the numbers.
+
+    Tuned ones are left out where they are not tuned.
+    """
+    chosen = {(tuned_name(one.sampler), one.problem) for one in board.choices}
+    every = [(name, judged[place]) for name, _, judged in listing(board)]
+    found = {name: [one] for name, one in every if name in board.found or (name, one.problem) in chosen}
     head, *rows = number_rows(found)
     told = [*(one.verdict() for (one,) in found.values())]
     state = [
@@ -268,6 +323,27 @@ def problem_rows(board: Board, place: int) -> list[list[str]]:
         [head[1], "refuted", *head[2:], "verdict"],
         *([row[1], bad, *row[2:], words] for row, bad, words in zip(rows, state, told, strict=True)),
     ]
+
+
+def tuned_rows(board: Board) -> list[list[str]]:
+    """Head, then a row a sampler: what it was tried with, and what was chosen on each problem."""
+    problems = list(dict.fromkeys(one.problem for one in board.choices))
+    choices = {(one.sampler, one.problem): one for one in board.choices}
+    rows = [["sampler", *problems, "tried"]]
+    for name in (one for one in ordered(board) if one in board.tuned):
+        own = [choices[name, problem] for problem in problems]
+        rows.append([name, *map(_chosen, own), "; ".join(one.setting for one in own[0].tried)])
+    return rows
+
+
+def _chosen(choice: Choice) -> str:
+    best = choice.best
+    return f"none: {choice.tried[0].failure}" if best is None else f"{best.setting} ({best.ratio:.2f})"
+
+
+def tuned_legend(board: Board) -> str:
+    """How settings were chosen."""
+    return TUNED.format(seed=board.seed + TUNING_SEED)
 
 
 def face_table(board: Board, task: str) -> list[list[str]]:
@@ -293,8 +369,9 @@ def _spelt(pair: tuple[float, float] | None, sign: str = "") -> str:
 
 
 def failures(board: Board) -> list[str]:
-    """Budgets that gave no number, and why."""
-    return [f"{one.sampler} ({one.setting}) on {one.problem}: {one.failure}" for one in board.curves if one.failure]
+    """Budgets and settings that gave no number, and why."""
+    points = [*board.curves, *(one for choice in board.choices for one in choice.tried)]
+    return [f"{one.sampler} ({one.setting}) on {one.problem}: {one.failure}" for one in points if one.failure]
 
 
 def markdown(board: Board) -> str:
@@ -308,6 +385,8 @@ def markdown(board: Board) -> str:
     lines += ["", *html.pipes(main_rows(board)), "", LEGEND, "", "## At equal cost", "", *html.pipes(equal_rows(board))]
     for name in drawn_problems(board):
         lines += ["", f"![{caption(name)}](leaderboard-{name}.png)"]
+    if board.tuned:
+        lines += ["", "## Tuned", "", tuned_legend(board), "", *html.pipes(tuned_rows(board))]
     lines += ["", *(f"- {line}" for line in failures(board))]
     for place, name in enumerate(one.problem for one in next(iter(board.found.values()))):
         lines += ["", f"## {name}", "", *html.pipes(problem_rows(board, place))]
@@ -324,6 +403,9 @@ def page(board: Board, problems: Sequence[Problem], pictures: dict[str, bytes]) 
     parts.append(html.element("p", about(board.budget, board.seed, board.found)))
     parts += [html.element("h2", "At equal cost"), html.table(equal_rows(board), words=True)]
     parts += [html.picture(content, "png", caption(name)) for name, content in pictures.items()]
+    if board.tuned:
+        parts += [html.element("h2", "Tuned"), html.element("p", tuned_legend(board))]
+        parts.append(html.table(tuned_rows(board), words=True))
     parts += [html.element("p", line) for line in failures(board)]
     for place, problem in enumerate(problems):
         parts += [html.element("h2", f"{problem.name}: {problem.tells}"), html.table(problem_rows(board, place))]
@@ -383,7 +465,19 @@ def board_json(board: Board) -> dict[str, Any]:
         "sentences": sentences(board),
         "order": ordered(board),
         "ours": list(board.ours),
+        "theirs": list(board.theirs),
         "judged": as_json(board.budget, board.seed, board.found),
+        "tuned": as_json(board.budget, board.seed, board.tuned),
+        "choices": [
+            {
+                "sampler": one.sampler,
+                "problem": one.problem,
+                "seed": board.seed + TUNING_SEED,
+                "chosen": None if one.best is None else one.best.setting,
+                "tried": {point.setting: point.ratio if point.failure is None else None for point in one.tried},
+            }
+            for one in board.choices
+        ],
         "points": [_point(one) for problem in problems_of(board) for one in board.points(problem)],
         "failures": failures(board),
         "at_equal_cost": [

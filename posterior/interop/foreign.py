@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from posterior import waits
 from posterior.errors import UserError
 from posterior.operators.base import LinearOperator, Operator
 
@@ -36,7 +37,8 @@ class ForeignOperator(LinearOperator):
         Raises:
             UserError: if the rows are not those of the measurements in their order.
         """
-        if len(index) != self.count:
+        own = torch.arange(self.count, device=index.device)
+        if len(index) != self.count or not waits.fetch("rows of a foreign operator", (index == own).all()):
             raise UserError("a sampler with particles, or more than one at once, needs an operator of this library")
         return self
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+import torch
+import yaml
 
 from benchmarks.judge import running
-from benchmarks.judge.leaderboard import LIST, added, budgets, leaderboard_command, listed
+from benchmarks.judge.leaderboard import LIST, added, entrant_of, leaderboard_command, listed, together
 from benchmarks.judge.leaderboard_faces import FaceRow, HeldOut, face_problems, face_row
 from benchmarks.judge.leaderboard_page import (
     best,
@@ -17,10 +20,12 @@ from benchmarks.judge.leaderboard_page import (
     equal_rows,
     main_rows,
     ordered,
+    problem_rows,
     sentences,
+    tuned_rows,
     write_board,
 )
-from benchmarks.judge.leaderboard_running import Board, Point, leaderboard
+from benchmarks.judge.leaderboard_running import TUNING_SEED, Board, Choice, Point, leaderboard
 from benchmarks.judge.problems import chosen
 from benchmarks.judge.running import Budget, Cell, Sampled, Sizes
 from benchmarks.judge.statistics import Finding
@@ -41,7 +46,12 @@ peers:
       class_path: posterior.samplers.DPS
       init_args: {schedule: {class_path: posterior.samplers.RespacedSigmas, init_args: {respacing: 9}}, scale: 0.3}
     leaderboard: {schedule.init_args.respacing: [3, 6]}
+    judge: {"two-*": {scale: 1.0e-6}}
+    tune: {scale: [1.0e-6, 0.5, 0.3]}
+theirs:
+  missing: {class_path: benchmarks.theirs.missing.Sampler}
 """
+DPS = yaml.safe_load(SAMPLERS)["peers"]["rough"]["sampler"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def entrants(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run_once(entrants, problems, tmp_path_factory):
     folder = tmp_path_factory.mktemp("leaderboard")
-    board = leaderboard(entrants, problems, TINY, folder=folder, curves=problems, quiet=True)
+    board = leaderboard(entrants, problems, TINY, folder=folder, curves=problems, quiet=True, tune=problems)
     write_board(folder, board, problems)
     return board, folder
 
@@ -83,11 +93,13 @@ class Page(HTMLParser):
 
 def test_the_exact_sampler_is_first_and_the_one_that_refuses_last_with_its_reason(run_once):
     board, _ = run_once
-    assert ordered(board) == ["exact", "rough", "refusing"]
+    assert ordered(board) == ["exact", "rough", "refusing", "missing"]
     head, *rows = main_rows(board)
-    assert [row[0] for row in rows] == ordered(board)
-    assert [row[head.index("refuted")] for row in rows] == ["0 of 1", "1 of 1", "0 of 0"]
-    assert "two-modes: ExactGaussian" in rows[-1][-1]
+    assert [row[0] for row in rows] == ["exact", "rough", "rough (tuned)", "refusing", "missing"]
+    assert [row[head.index("whose")] for row in rows] == ["ours", "peer", "peer, tuned", "peer", "their code"]
+    assert [row[head.index("refuted")] for row in rows] == ["0 of 1", "1 of 1", "1 of 1", "0 of 0", "0 of 0"]
+    assert "two-modes: ExactGaussian" in rows[3][-1]
+    assert "benchmarks.theirs has no missing" in rows[4][-1]
     assert rows[0][-1] == "-"
 
 
@@ -109,7 +121,9 @@ def test_the_page_is_one_well_formed_file_that_sorts(run_once):
     assert text.count("<img ") == 1
     told = json.loads((folder / "leaderboard.json").read_text())
     assert told == json.loads(json.dumps(board_json(board)))
-    assert [one["name"] for one in told["judged"]["samplers"]] == ["exact", "refusing", "rough"]
+    assert [one["name"] for one in told["judged"]["samplers"]] == ["exact", "refusing", "rough", "missing"]
+    assert [one["name"] for one in told["tuned"]["samplers"]] == ["rough"]
+    assert "Infinity" not in (folder / "leaderboard.json").read_text()
     assert (folder / "leaderboard-two-modes.png").stat().st_size > 1000
     assert all(line in (folder / "leaderboard.md").read_text() for line in sentences(board))
 
@@ -119,13 +133,84 @@ def test_what_is_kept_is_not_run_again_and_a_sampler_joins(run_once, entrants, p
     asked, draw = [], running.draw
     monkeypatch.setattr(running, "draw", lambda name, *rest: asked.append(name) or draw(name, *rest))
     joined = [*entrants, added("another=posterior.samplers.ExactMixture")]
-    found = leaderboard(joined[:1] + joined[2:], problems, TINY, folder=folder, curves=problems, quiet=True)
-    assert asked == []  # of the same settings and code as `exact`
+    taken = [one for one in joined if one.group != "theirs" and one.name != "refusing"]
+    found = leaderboard(taken, problems, TINY, folder=folder, curves=problems, quiet=True, tune=problems)
+    assert asked == []  # of the same settings and code as `exact`; what was tried is kept too
     assert set(found.found) == {"exact", "rough", "another"}
     assert found.ours == ["exact"]
     assert [one.ratio for one in found.curves] == [one.ratio for one in board.curves]
     leaderboard(joined[2:3], problems, TINY, 1, folder, quiet=True)
     assert set(asked) == {"rough"}  # another seed
+
+
+def test_settings_are_chosen_on_measurements_that_are_not_reported(entrants, problems, tmp_path, monkeypatch):
+    """On half as many of another seed; the nearest there is judged again, and the page says which it is."""
+    drawn, draw, rough = [], running.draw, [one for one in entrants if one.name == "rough"]
+
+    def noted(name, sampler, problem, cases, count, seed, device):
+        drawn.append((name, seed, count, [case.measurement.y for case in cases]))
+        return draw(name, sampler, problem, cases, count, seed, device)
+
+    monkeypatch.setattr(running, "draw", noted)
+    board = leaderboard(rough, problems, TINY, 5, tmp_path, quiet=True, tune=problems)
+    tried = [one for one in drawn if one[1] == 5 + TUNING_SEED]
+    reported = [one for one in drawn if one[1] == 5]
+    assert len(tried) + len(reported) == len(drawn)
+    assert len(tried) == 3 * 2  # settings, measurements
+    assert {one[2] for one in tried} == {30}
+    known = [y for *_, ys in tried for y in ys]
+    assert not any(torch.equal(y, other) for *_, ys in reported for y in ys for other in known)
+
+    (choice,) = board.choices
+    ratios = {one.setting: one.ratio for one in choice.tried}
+    assert list(ratios) == ["scale 1e-06", "scale 0.5", "scale 0.3"]
+    assert ratios["scale 1e-06"] == max(ratios.values())  # it does not look at y
+    assert choice.best.setting == min(ratios, key=ratios.get)
+    scale = float(choice.best.setting.split()[1])
+    assert tuned_rows(board)[1] == ["rough", f"scale {scale} ({choice.best.ratio:.2f})", "; ".join(ratios)]
+    settings = {"class_path": "posterior.samplers.DPS", "init_args": {**DPS["init_args"], "scale": scale}}
+    alone = leaderboard([entrant_of("alone", settings, "peers")], problems, TINY, 5, tmp_path / "alone", quiet=True)
+    assert board.tuned["rough"][0].findings == alone.found["alone"][0].findings
+    assert board.found["rough"][0].findings != board.tuned["rough"][0].findings
+
+
+def test_what_is_tried_goes_before_what_a_problem_has(entrants, problems):
+    rough = next(one for one in entrants if one.name == "rough")
+    assert rough.judged.made(problems[0]).scale == 1e-6
+    assert [one.made(problems[0]).scale for one in rough.tune.values()] == [1e-6, 0.5, 0.3]
+
+
+def test_of_equal_settings_the_first_is_taken_and_none_without_a_number():
+    points = [Point("a", told, "p", ratio=ratio) for told, ratio in (("x", 2.0), ("y", 1.0), ("z", 1.0))]
+    assert Choice("a", "p", points).best is points[1]
+    assert Choice("a", "p", [Point("a", "x", "p", failure="why")]).best is None
+
+
+def test_tuned_rows_say_where_they_are_not_tuned(run_once):
+    board, _ = run_once
+    without = replace(board, choices=[], found=board.found, tuned={"rough": [Judged("two-modes", "", failure="not")]})
+    assert [row[0] for row in problem_rows(without, 0)[1:]] == ordered(board)
+    assert main_rows(without)[3][-1] == "two-modes: not"
+
+
+def test_whom_tuning_brings_near_and_who_is_better_by_it():
+    def seen(median, mean, worst=2.0):
+        more = {"mean": mean, "worst": worst}
+        distance = Finding("distribution", "distance", "", median, median - 0.1, median + 0.1, 1e-9, more)
+        return Judged("p", "", [distance], [1e-8], total=12)
+
+    found = {"ours": [seen(1.3, 1.3)], "near": [seen(3.0, 3.0)], "far": [seen(5.0, 5.0)]}
+    choices = [Choice(name, "p", [Point(name, "x", "p", ratio=1.0)]) for name in ("near", "far")]
+    board = Board(
+        "tiny", 0, ["ours"], found, tuned={"near": [seen(1.35, 1.4)], "far": [seen(4.0, 4.0)]}, choices=choices
+    )
+    *_, near, better = sentences(board)
+    assert near.endswith("of ours (W2 / floor): p: near (1.35; as it ships 3.00).")
+    assert better == "Tuned too, nobody else is better than ours."
+    board = replace(board, tuned={"near": [seen(1.1, 1.1)], "far": found["far"]})
+    *_, near, better = sentences(board)
+    assert better == "**Tuned, others are better than ours here: p: W2 / floor 1.10 by near (tuned), 1.30 by ours.**"
+    assert len(sentences(replace(board, tuned={}, choices=[]))) == 3
 
 
 def test_equal_cost_takes_the_cheapest_that_is_near_and_the_nearest_that_is_cheap():
@@ -189,7 +274,7 @@ def test_faces_are_those_held_out():
 
 
 def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
-    """Left out: those that know the posterior in closed form, need no prior, or are set for MRI alone."""
+    """Left out: those that know the posterior in closed form, need no prior, or are set for MRI or digits alone."""
     entrants = listed(LIST)
     names = {path.stem for path in (CONFIGS / "sampler").glob("*.yaml")}
     renamed = {
@@ -197,12 +282,17 @@ def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
         "annealed_langevin_64": "algorithm1",
         "annealed_langevin_paper": "algorithm3",
     }
-    left_out = {"exact_gaussian", "exact_mixture", "lasso", "kinetic_mri"}
-    assert {one.name for one in entrants} == {renamed.get(name, name) for name in names - left_out}
+    left_out = {"exact_gaussian", "exact_mixture", "exact_empirical", "lasso", "kinetic_mri"}
+    left_out |= {"dps_100", "langevin_digits"}
+    ours = [one for one in entrants if one.group != "theirs"]
+    assert {one.name for one in ours} == {renamed.get(name, name) for name in names - left_out}
     (problem,) = chosen(["mixture32"])
-    for one in entrants:
-        for contestant in (one.judged, *list(one.curve.values())[-1:]):
+    for one in ours:
+        for contestant in list(one.curve.values())[-1:]:
             contestant.made(problem)
+        shipped = one.judged.made(problem)
+        assert len(one.tune) == 6
+        assert any(contestant.made(problem) == shipped for contestant in one.tune.values())
     clipped = next(one for one in entrants if one.name == "dps")
     assert clipped.plain.made(problem).clip_denoised
     assert not clipped.judged.made(problem).clip_denoised
@@ -220,6 +310,8 @@ def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
         (["--only", "dps", "--sampler", "dps=DPS", "--curves", "false", "--faces", "0"], "two samplers are called dps"),
         (["--problems", "nowhere"], "there is no problem 'nowhere'"),
         (["--curves", "nowhere"], "there is no problem 'nowhere'"),
+        (["--tune", "nowhere"], "--tune: 'nowhere' is none of the problems that are judged: two-modes, ring"),
+        (["--problems", "ring", "--tune", "ring,two-modes"], "'two-modes' is none of the problems"),
         (["--faces", "-1"], "faces"),
         (["--seed", "x"], "--seed"),
     ],
@@ -232,8 +324,12 @@ def test_bad_input_is_one_line_before_any_work(arguments, told, tmp_path, monkey
     assert not (tmp_path / "results").exists()
 
 
-def test_settings_of_a_budget_belong_together():
-    assert budgets("x", {"a": [1, 2], "b.c": [3, 4]}) == [{"a": 1, "b.c": 3}, {"a": 2, "b.c": 4}]
+def test_settings_that_belong_together():
+    step = {"class_path": "posterior.samplers.DDIM", "init_args": {"ddim_eta": 0.5}}
+    found = together("x", "tune", {"tune": {"a": [1, None], "b.init_args.c": [3, 4]}})
+    assert found == {"a 1, b.c 3": {"a": 1, "b": {"init_args": {"c": 3}}}, "a null, b.c 4": found["a null, b.c 4"]}
+    assert together("x", "tune", {"tune": {"step": [step]}}) == {"step DDIM ddim_eta 0.5": {"step": step}}
     for section in ({"a": [1], "b": [1, 2]}, {"a": 1}, [1]):
-        with pytest.raises(UserError, match="x: leaderboard: "):
-            budgets("x", section)
+        for name in ("leaderboard", "tune"):
+            with pytest.raises(UserError, match=f"x: {name}: "):
+                together("x", name, {name: section})

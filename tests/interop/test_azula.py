@@ -13,6 +13,7 @@ from azula.denoise import Denoiser, DiracPosterior, KarrasDenoiser  # noqa: E402
 from azula.noise import CosineSchedule, VESchedule, VPSchedule  # noqa: E402
 
 from posterior.interop.azula import DenoiserPrior, PosteriorSampler  # noqa: E402
+from posterior.interop.foreign import ForeignOperator  # noqa: E402
 
 SHAPE, SIGMA_Y = (3, 8, 8), 0.1
 
@@ -86,3 +87,11 @@ def test_measurements_that_do_not_fit_are_one_line(field):
     )
     with pytest.raises(UserError, match="a sampler with particles"):
         particles(torch.zeros(2, *SHAPE))
+
+
+def test_rows_of_an_operator_that_knows_only_how_to_be_applied_are_all_in_their_order():
+    operator = ForeignOperator(lambda x: x.flatten(1)[:, :20], SHAPE, torch.zeros(3, 20))
+    assert operator.rows(torch.arange(3)) is operator
+    for index in ([0, 1], [0, 2, 1], [0, 0, 1], [0, 1, 2, 0]):
+        with pytest.raises(UserError, match=r"^a sampler with particles[^\n]*$"):
+            operator.rows(torch.tensor(index))

@@ -1,5 +1,7 @@
 """deepinv's users get the samples that ours do, from their physics and from their denoisers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,16 @@ def test_y_may_have_any_shape_and_a_any_basis(field, truth):
     residual = (y - physics.A(found)).square().mean(dim=1).sqrt() / (SIGMA_Y / 2)
     assert (residual > 0.6).all()
     assert (residual < 1.4).all()
+
+
+def test_what_the_page_shows_runs():
+    """With a small network, whose weights are not downloaded, and a small image."""
+    page = (Path(__file__).parents[2] / "docs" / "peers.md").read_text()
+    (code,) = (block.partition("```")[0] for block in page.split("```python\n") if "PosteriorReconstructor(" in block)
+    scope = {}
+    exec(code.replace("DRUNet()", "DRUNet(pretrained=None, nc=[4, 4, 4, 4], nb=1)").replace("64", "8"), scope)
+    assert scope["sample"].shape == (1, 3, 8, 8)
+    assert scope["sample"].isfinite().all()
 
 
 def test_physics_that_have_no_such_posterior_are_refused(field, truth, physics):

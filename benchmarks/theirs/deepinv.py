@@ -1,0 +1,77 @@
+"""deepinv's DPS, DDRM and DiffPIR. Its images are in [0, 1], u = (x + 1) / 2, and levels are half of ours."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from deepinv.models import Reconstructor
+from deepinv.optim import L2
+from deepinv.physics import DecomposablePhysics, GaussianNoise
+from deepinv.sampling import DDRM, DPS, DiffPIR
+from torch import Tensor, nn
+
+from benchmarks.theirs.base import TheirSampler, denoised
+from posterior.priors.base import Prior
+from posterior.samplers.spectrum import Spectrum
+
+
+class UnitDenoiser(nn.Module):
+    """A prior of ours as deepinv asks its denoisers, of images u in [0, 1] with noise of level s.
+
+    Args:
+        prior: of images in [-1, 1].
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, u: Tensor, sigma: float | Tensor) -> Tensor:
+        """The mean of u (B, C, H, W) given itself with noise; sigma is a number or has one for each image."""
+        return (denoised(self.prior, 2 * u - 1, 2 * sigma) + 1) / 2
+
+
+class DeepinvSampler(TheirSampler):
+    """A sampler of deepinv's. With y = S V^T x + sigma_y n there is (y + S V^T 1) / 2 = S V^T u + sigma_y / 2 n."""
+
+    @abstractmethod
+    def model(self, denoiser: UnitDenoiser, device: torch.device) -> Reconstructor:
+        """Theirs, with its defaults."""
+
+    def samples(self, prior: Prior, known: Spectrum) -> Tensor:
+        y = known.s * (known.ybar + known.analyse(torch.ones_like(known.ybar))) / 2
+        physics = DecomposablePhysics(
+            V_adjoint=known.analyse,
+            V=known.synthesise,
+            mask=known.s[:1],
+            img_size=tuple(y.shape[1:]),
+            device=y.device,
+            noise_model=GaussianNoise(known.sigma_y / 2),
+        )
+        return 2 * self.model(UnitDenoiser(prior), y.device)(y, physics) - 1
+
+
+@dataclass(frozen=True)
+class DeepinvDPS(DeepinvSampler):
+    """deepinv's DPS: 1000 steps of variance-preserving DDPM, weight 1, clipped to u in [-1, 1] within the guidance."""
+
+    def model(self, denoiser: UnitDenoiser, device: torch.device) -> Reconstructor:
+        return DPS(denoiser, device=device)
+
+
+@dataclass(frozen=True)
+class DeepinvDDRM(DeepinvSampler):
+    """deepinv's DDRM: 100 levels from 1 to 0 in [0, 1], eta 0.85, eta_b 1; its noise is divided by the root of 2."""
+
+    def model(self, denoiser: UnitDenoiser, device: torch.device) -> Reconstructor:
+        return DDRM(denoiser)
+
+
+@dataclass(frozen=True)
+class DeepinvDiffPIR(DeepinvSampler):
+    """deepinv's DiffPIR: 100 steps, lambda 7, zeta 0.1, x0 clipped to [-1, 1]."""
+
+    def model(self, denoiser: UnitDenoiser, device: torch.device) -> Reconstructor:
+        return DiffPIR(denoiser, L2(), device=device)
