@@ -12,5 +12,9 @@ setup(
         *("posterior.configs", *(f"posterior.configs.{folder}" for folder in folders)),
     ],
     package_dir={"posterior.configs": "configs"},
-    package_data={"posterior.configs": ["*/*"], "datamodules": ["*.npz"]},
+    package_data={
+        "posterior.results": ["report_files/*"],
+        "posterior.configs": ["*/*"],
+        "datamodules": ["*.npz"],
+    },
 )

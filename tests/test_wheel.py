@@ -82,7 +82,8 @@ def test_the_wheel_holds_the_packages_and_the_configs(root, wheel):
     modules = {path.relative_to(root).as_posix() for name in PACKAGES for path in (root / name).rglob("*.py")}
     data = {f"posterior/{path.relative_to(root).as_posix()}" for path in (root / "configs").glob("*/*")}
     ours = {name for name in found if ".dist-info/" not in name}
-    assert ours == modules | data | {"lightning_cli.py", "datamodules/toon_faces32.npz"}
+    page = {f"posterior/results/report_files/page.{kind}" for kind in ("html", "css", "js")}
+    assert ours == modules | data | page | {"lightning_cli.py", "datamodules/toon_faces32.npz"}
 
 
 def test_what_is_installed_is_what_runs(installed, start):

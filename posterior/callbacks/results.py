@@ -32,6 +32,8 @@ from posterior.results.journal import Journal, Record
 from posterior.results.loggers import log_batch, log_run
 from posterior.results.pictures import make_grid, picture_names, png, std_picture
 from posterior.results.report import Session, write_report
+from posterior.results.report_page import leave_page
+from posterior.results.report_phase import phase_pixels
 from posterior.results.table import format_distances, format_table
 
 MOST_ROWS = 1000
@@ -55,7 +57,7 @@ class MeasuredImages(Protocol):
 
 
 class ResultWriter(pl.Callback):
-    """Writes a run's folder: journal, images, per_image.csv, metrics.json, grid.png; resumes what is there.
+    """Writes a run's folder: journal, images, per_image.csv, metrics.json, grid.png, report.html; resumes it.
 
     Files are written by a thread of its own while the next batch is sampled; at most two batches wait. An image is
     complete once its records are in the journal, which come last.
@@ -174,8 +176,11 @@ class ResultWriter(pl.Callback):
         if trainer.is_global_zero:
             log_batch(trainer.loggers, pl_module.means.columns, outputs.records, self.done)
         self.done += len(outputs.batch.ids)
-        inputs = outputs.batch.inputs
-        records = [r | {"input": inputs.get(str(r["id"])), "session": self.number} for r in outputs.records]
+        inputs, measured = outputs.batch.inputs, _num_measured(outputs.batch)
+        records = [
+            r | {"num_measured": measured[str(r["id"])], "input": inputs.get(str(r["id"])), "session": self.number}
+            for r in outputs.records
+        ]
 
         def write() -> None:
             with explained(self.dir):
@@ -211,8 +216,9 @@ class ResultWriter(pl.Callback):
                     pictures[kind] = chains[picked[image_id, kind]]
             if truth is not None:
                 pictures["truth"] = truth[row]
+            pictures |= {f"{name}_phase": image for name, image in pictures.items() if len(image) == 2}
             folder = below(self.dir, "images", image_id)
-            found += [(folder / f"{name}.png", partial(_picture, image)) for name, image in pictures.items()]
+            found += [(folder / f"{name}.png", partial(_picture, name, image)) for name, image in pictures.items()]
             if len(chains) > 1:
                 found.append((folder / "std.png", partial(_std, chains)))
             if self.save_samples:
@@ -257,6 +263,7 @@ class ResultWriter(pl.Callback):
                 say(line)
             say(f"grid: {grid}")
             log_run(trainer.loggers, summary, report, grid)
+        leave_page(self.dir)
         if lost := wanted - report.ids - failed.keys():
             raise UserError(f"{len(lost)} of {len(wanted)} images were not done, {min(lost)} for one: start again")
         if failed:
@@ -288,8 +295,16 @@ class ResultWriter(pl.Callback):
             self.worker.close()
 
 
-def _picture(image: Tensor) -> bytes:
-    return png(to_pixels(image))
+def _num_measured(batch: Batch) -> dict[str, int]:
+    """Image id -> real numbers in its y."""
+    if batch.measurement is None or not batch.ids:
+        return {}
+    numbers = batch.measurement.operator.num_measured().cpu().expand(len(batch.ids))
+    return dict(zip(batch.ids, map(int, numbers.tolist()), strict=True))
+
+
+def _picture(name: str, image: Tensor) -> bytes:
+    return png(phase_pixels(image) if name.endswith("_phase") else to_pixels(image))
 
 
 def _std(chains: Tensor) -> bytes:

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from posterior.metrics import Summary
 
-HEADINGS = {"nfe_forward": "NFE fwd", "nfe_backward": "NFE bwd", "seconds": "s/sample", "residual": "resid."}
+HEADINGS = {
+    "nfe_forward": "NFE fwd",
+    "nfe_backward": "NFE bwd",
+    "seconds": "s/sample",
+    "residual": "resid.",
+    "coverage": "cover.",
+}
 
 
 def format_table(summary: Summary, num_samples: int) -> str:

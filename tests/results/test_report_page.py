@@ -1,0 +1,245 @@
+import base64
+import errno
+import json
+import logging
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+import yaml
+
+import posterior.callbacks.results as results
+from benchmarks.__main__ import run as command
+from lightning_cli import main
+from posterior import Measurement
+from posterior.batch import Batch
+from posterior.errors import UserError
+from posterior.noise import GaussianNoise
+from posterior.operators import RandomInpainting
+from posterior.results import report_page
+from posterior.results.report_page import TEMPLATE, leave_page, write_page
+from tests.results.runs import CONFIG, psnr, write_journal, write_pictures, write_run
+
+HOSTILE = [
+    '"><script>hit=1<',
+    "'onload='hit=1",
+    "</script><script>hit=1",
+    "<!--<img src=x onerror=hit=1>",
+    "%3Cb%3E&lt;",
+    "#?",
+]
+HOSTILE += ["é" * 100, "n" * 150 + "/" + "m" * 150]
+
+
+class Parsed(HTMLParser):
+    """What a browser would find: elements with their attributes, and the text of scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.texts, self.inside = [], {}, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside in ("script", "pre", "h3"):
+            self.texts.setdefault(self.inside, []).append(data)
+
+
+def index(page):
+    return json.loads(Parsed(page).texts["script"][-1])
+
+
+def test_the_page_holds_every_picture_and_number(tmp_path):
+    ids = ["a", "sub/b", "c"]
+    page = write_page(write_run(tmp_path / "run", ids)).read_text()
+    pictures = list((tmp_path / "run" / "images").rglob("*.png"))
+    assert len(pictures) == 3 * 8
+    for path in pictures:
+        assert base64.b64encode(path.read_bytes()).decode() in page
+    found = index(page)
+    assert found["ids"] == ["a", "c", "sub/b"]
+    assert found["values"]["psnr"][0] == pytest.approx([psnr(0, 1.5), psnr(0, 0), psnr(0, 3)])
+    assert found["values"]["nfe_forward"] == [122] * 3
+    assert found["measured"] == [192] * 3
+    assert (
+        "3 images, measured by SuperResolution (scale 4) with GaussianNoise (sigma_y 0.05); 4 samples of each by "
+        in page
+    )
+    assert (
+        "ExactGaussian under GaussianFieldPrior.from_folder (prior.safetensors): 122 network calls forward and 0 "
+        in page
+    )
+    assert not (tmp_path / "run" / "report_files").exists()
+
+
+def test_the_same_folder_gives_the_same_page(tmp_path):
+    folder = write_run(tmp_path / "run", ["a", "b"])
+    assert write_page(folder).read_bytes() == write_page(folder).read_bytes()
+
+
+def test_nothing_of_an_id_or_a_setting_becomes_an_element(tmp_path):
+    folder = write_run(tmp_path / "<img src=x onerror=hit=1>", HOSTILE)
+    settings = f"{CONFIG}# </pre><script>hit=1</script><!-- \u2028 $policy ${{index}}\n"
+    (folder / "config.yaml").write_text(settings)
+    page = write_page(folder).read_text()
+    plain = write_page(write_run(tmp_path / "plain", [f"i{n}" for n in range(len(HOSTILE))])).read_text()
+    found, expected = Parsed(page), Parsed(plain)
+    assert [tag for tag, _ in found.found] == [tag for tag, _ in expected.found]
+    assert [list(attributes) for _, attributes in found.found] == [list(attributes) for _, attributes in expected.found]
+    assert "".join(found.texts["pre"]) == settings
+    assert set(index(page)["ids"]) == set(HOSTILE)
+    assert set(found.texts["h3"]) >= set(HOSTILE)
+
+
+def test_nothing_in_the_page_comes_from_a_network(tmp_path):
+    folder = write_run(tmp_path / "run", ["a"])
+    page = Parsed(write_page(folder).read_text())
+    named = [value for _, attributes in page.found for name, value in attributes.items() if name in ("src", "href")]
+    assert named
+    assert all(value.startswith("data:image/") for value in named)
+    policy = next(a["content"] for _, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data: file: 'self'; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_a_run_that_was_killed_shows_what_is_there_and_says_so(tmp_path):
+    folder = write_run(tmp_path / "run", ["a", "b"], finished=False)
+    write_pictures(folder / "images" / "sub" / "begun", 2, samples=2)
+    (folder / "images" / "sub" / "begun" / "truth.png").write_bytes(b"cut off")
+    page = write_page(folder).read_text()
+    assert "This run has not come to its end. 2 images are complete. 1 more were begun" in page
+    assert index(page)["ids"] == ["a", "b", "sub/begun"]
+    assert index(page)["values"]["psnr"][2] is None
+    assert "Its numbers are not in the journal" in page
+
+
+def test_a_run_without_any_image_has_a_page(tmp_path):
+    journal, _ = write_journal(tmp_path / "run", [], samples=2)
+    journal.fail({"<b>": "image <b>: is no picture"}, 0)
+    page = write_page(tmp_path / "run").read_text()
+    assert "No image is complete." in page
+    assert "image &lt;b&gt;: is no picture" in page
+
+
+def test_numbers_that_disagree_with_the_journal_are_told(tmp_path):
+    folder = write_run(tmp_path / "run", ["a", "b"])
+    metrics = json.loads((folder / "metrics.json").read_text()) | {"images": 5}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "metrics.json counts 5 images, 2 are complete here." in write_page(folder).read_text()
+    (folder / "metrics.json").write_text("{")
+    assert "metrics.json cannot be read." in write_page(folder).read_text()
+
+
+def test_pictures_of_a_large_run_are_beside_the_page(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", [f"{n}" for n in range(6)])
+    one = sum(path.stat().st_size for path in (folder / "images" / "0").iterdir())
+    monkeypatch.setattr(report_page, "INSIDE_BYTES", int(2.5 * one))
+    monkeypatch.setattr(report_page, "BESIDE_BYTES", int(2.2 * one))
+    page = write_page(folder).read_text()
+    assert [index(page)[name] for name in ("inside", "readable")] == [2, 4]
+    assert sorted(path.name for path in (folder / "report_files").iterdir()) == ["2.js", "3.js"]
+    sample = base64.b64encode((folder / "images" / "3" / "sample_001.png").read_bytes()).decode()
+    assert sample not in page
+    assert sample in (folder / "report_files" / "3.js").read_text()
+    assert 'src="images/5/sample_001.png"' in page
+    monkeypatch.undo()
+    write_page(folder)
+    assert not list((folder / "report_files").iterdir())
+
+
+def test_a_page_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    folder = write_run(tmp_path / "run", ["a"])
+    (folder / "report.html").mkdir()
+    with caplog.at_level(logging.WARNING):
+        leave_page(folder)
+    assert "report.html could not be written: IsADirectoryError" in caplog.text
+    assert not list(folder.glob(".*.partial"))
+
+
+def test_the_command_writes_the_page_and_names_what_is_no_run(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", ["a"], finished=False)
+    command("report", [str(folder)])
+    assert capsys.readouterr().out == f"page: {folder / 'report.html'}\n"
+    with pytest.raises(SystemExit) as stopped:
+        command("report", [str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "holds no journal of a run" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds no journal"):
+        write_page(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.usefixtures("no_lpips_weights")
+def test_predict_leaves_the_page_and_outlives_one_that_cannot_be_written(root, tmp_path, monkeypatch, caplog):
+    prior, sampler = root / "configs/prior/mixture_toon32.yaml", root / "configs/sampler/exact_mixture.yaml"
+    options = ["predict", "--config", str(root / "configs/demo/super_resolution_kinetic.yaml"), "--data.limit", "2"]
+    options += ["--model.prior", str(prior), "--model.sampler", str(sampler), "--trainer.accelerator", "cpu"]
+    main([*options, "--output.dir", str(tmp_path / "one"), "--model.num_samples", "2"])
+    found = index((tmp_path / "one" / "report.html").read_text())
+    assert found["ids"] == ["toon_000000", "toon_000001"]
+    assert found["measured"] == [3 * 8 * 8] * 2
+    assert "num_measured" not in (tmp_path / "one" / "per_image.csv").read_text()  # it is no metric
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report_page, "write_page", full)
+    main([*options, "--output.dir", str(tmp_path / "two")])
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["images"] == 2
+    assert "report.html could not be written" in caplog.text
+
+
+def test_records_say_how_many_numbers_were_measured():
+    x = torch.zeros(2, 3, 8, 8)
+    operator = RandomInpainting(0.3, 0.7).realise((3, 8, 8), [torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    measurement = Measurement.simulate(x, operator, GaussianNoise(0.1), torch.zeros(2, 3, 8, 8))
+    found = results._num_measured(Batch(["a", "b"], 0, measurement, x))
+    kept = operator.forward(torch.ones_like(x)).flatten(1).sum(dim=1)
+    assert found == {"a": int(kept[0]), "b": int(kept[1])}
+    assert found["a"] != found["b"]
+
+
+def test_how_to_cite_is_what_the_citation_file_says(root):
+    told = " ".join((TEMPLATE / "page.html").read_text().split())
+    for reference in yaml.safe_load((root / "CITATION.cff").read_text())["references"]:
+        names = ", ".join(f"{author['given-names']} {author['family-names']}" for author in reference["authors"])
+        assert f"{names}. {reference['title']}. {reference['collection-title']}, {reference['year']}." in told
+        assert reference["identifiers"][0]["value"] in told
+
+
+def luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    """Of WCAG 2.2, 1 to 21."""
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_stands_out_from_its_ground_in_both_schemes():
+    blocks = re.findall(r":root \{(.*?)\}", (TEMPLATE / "page.css").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for block in blocks:
+        colour = dict(re.findall(r"--(\w+): (#\w{6})", block))
+        for text, ground in [
+            *((t, g) for t in ("text", "quiet", "accent") for g in ("ground", "panel")),
+            ("on", "accent"),
+        ]:
+            assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
+        assert contrast(colour["text"], colour["warn"]) >= 4.5
+        assert contrast(colour["edge"], colour["ground"]) >= 3  # of controls
+
+
+def test_the_script_stays_small_enough_to_read():
+    assert len((TEMPLATE / "page.js").read_text().splitlines()) < 400
