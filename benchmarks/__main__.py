@@ -18,6 +18,7 @@ COMMANDS = {
     "check": ("lightning_cli:main", "which classes a file of settings would import"),
     "configs": ("posterior.shipped:main", "the files of settings that ship: a list; configs show NAME prints one"),
     "demo": ("benchmarks.matrix.demo:demo", "toon faces under three tasks: samples, a table, one picture"),
+    "try": ("benchmarks.matrix.try_photo:try_command", "restore one photograph: try PHOTO.jpg"),
     "judge": (
         "benchmarks.judge.command:judge_command",
         "any sampler against exact posteriors, in words",
@@ -33,54 +34,58 @@ COMMANDS = {
     "matrix": ("benchmarks.matrix.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
     "compare": ("benchmarks.matrix.compare:compare", "finished runs side by side"),
     "differences": ("benchmarks.matrix.differences:differences", "how far apart two runs of the same images are"),
+    "report": ("posterior.results.report_page:report", "the page of a run, report.html, made again from its folder"),
     "summarise": ("benchmarks.matrix.summarise:summarise", "the tables of a run, made again from its journal"),
     "reference-features": (
         "benchmarks.matrix.reference_features:reference_features",
         "reference set of FID, KID",
     ),
+    "convert": (
+        "benchmarks.tools.convert:convert_command",
+        "weights of EDM as safetensors: convert edm FILE",
+    ),
+    "export": ("benchmarks.tools.export:export", "a trained prior as a folder of diffusers"),
 }
 """What runs need: name -> where it is, what it does."""
 
 BENCHMARKS = {
-    "annealing": ("benchmarks.truth.annealing:annealing", "why the measurement noise is annealed"),
-    "exact-posterior": ("benchmarks.truth.exact_posterior:exact_posterior", "samplers against exact posterior samples"),
-    "fairness": ("benchmarks.truth.fairness:fairness", "do skin tones keep the posterior's proportions?"),
-    "gaussian-field": ("benchmarks.truth.gaussian_field:gaussian_field", "annealed Langevin under a Gaussian field"),
-    "judge-the-judge": ("benchmarks.judge.planted:judge_the_judge", "how often planted errors are refuted"),
-    "cost": ("benchmarks.faces.cost:cost", "quality against cost under the learned prior"),
-    "fit-gaussian-toon": ("benchmarks.faces.fit_gaussian:fit_gaussian_toon", "a Gaussian field fitted to toon faces"),
-    "fit-mixture": ("benchmarks.faces.fit_mixture:fit_mixture", "a Gaussian mixture fitted to images"),
-    "held-out-toon": (
-        "benchmarks.faces.held_out:held_out_toon",
-        "toon faces that no prior is trained on, as a file",
-    ),
-    "learned-prior": ("benchmarks.faces.learned_prior:learned_prior", "how good a learned prior of toon faces is"),
-    "step-size": ("benchmarks.faces.step_size:step_size", "the paper's Figure 4 in small"),
-    "denoising": ("benchmarks.photos.denoising:denoising", "how well a prior denoises photographs, beside BM3D"),
-    "mri": ("benchmarks.science.mri:mri", "MRI and compressed sensing under known posteriors"),
-    "gpu": ("benchmarks.machine.gpu:gpu", "what a GPU gives: agreement, repeats, speed, memory, waits"),
-    "memory": ("benchmarks.machine.memory:memory", "what a network keeps for a backward pass"),
-    "overhead": ("benchmarks.machine.overhead:overhead", "what a sampler costs beyond its network calls"),
-    "pipeline": ("benchmarks.machine.pipeline:pipeline", "where the time and memory of a whole run go"),
-    "randomness": ("benchmarks.machine.randomness:randomness", "are the random numbers normal and independent?"),
-    "faults": ("benchmarks.campaigns.faults:faults", "runs that are disturbed at any moment"),
-    "fuzz": ("benchmarks.campaigns.fuzz:fuzz", "spoilt settings, command lines and files"),
-    "recipe-weights": ("benchmarks.tools.recipe:recipe_weights", "reproducible weights for a network of any size"),
+    "annealing": "benchmarks.truth.annealing:annealing",
+    "exact-posterior": "benchmarks.truth.exact_posterior:exact_posterior",
+    "fairness": "benchmarks.truth.fairness:fairness",
+    "gaussian-field": "benchmarks.truth.gaussian_field:gaussian_field",
+    "judge-the-judge": "benchmarks.judge.planted:judge_the_judge",
+    "cost": "benchmarks.faces.cost:cost",
+    "fit-gaussian": "benchmarks.faces.fit_gaussian:fit_gaussian",
+    "fit-mixture": "benchmarks.faces.fit_mixture:fit_mixture",
+    "held-out-toon": "benchmarks.faces.held_out:held_out_toon",
+    "learned-prior": "benchmarks.faces.learned_prior:learned_prior",
+    "step-size": "benchmarks.faces.step_size:step_size",
+    "denoising": "benchmarks.photos.denoising:denoising",
+    "mri": "benchmarks.science.mri:mri",
+    "gpu": "benchmarks.machine.gpu:gpu",
+    "memory": "benchmarks.machine.memory:memory",
+    "overhead": "benchmarks.machine.overhead:overhead",
+    "pipeline": "benchmarks.machine.pipeline:pipeline",
+    "randomness": "benchmarks.machine.randomness:randomness",
+    "faults": "benchmarks.campaigns.faults:faults",
+    "fuzz": "benchmarks.campaigns.fuzz:fuzz",
+    "recipe-weights": "benchmarks.tools.recipe:recipe_weights",
 }
 """The numbers that the documents show, by the room of `benchmarks/` that they stand in."""
 
-RENAMED = {"calibration": "judge (exact posteriors) and of calibrate (any prior)"}
+RENAMED = {
+    "calibration": "judge (exact posteriors) and of calibrate (any prior)",
+    "fit-gaussian-toon": "fit-gaussian (of any images)",
+}
 """Commands of version 0.2.0 that are no more -> what they are part of."""
 
 
 def by_room() -> str:
-    """The benchmarks, a line each, with the name of its room before the first of a room."""
-    lines, before = [], ""
-    for name, (place, told) in BENCHMARKS.items():
-        room = place.split(".")[1]
-        lines.append(f"  {'' if room == before else room:10}{name:18} {told}")
-        before = room
-    return "\n".join(lines)
+    """The benchmarks, a line for each room."""
+    rooms: dict[str, list[str]] = {}
+    for name, place in BENCHMARKS.items():
+        rooms.setdefault(place.split(".")[1], []).append(name)
+    return listed({room: ", ".join(names) for room, names in rooms.items()})
 
 
 HELP = f"""\
@@ -94,7 +99,8 @@ Benchmarks:
 
 def load(name: str) -> Any:
     """The function of a command."""
-    module, _, function = (COMMANDS | BENCHMARKS)[name][0].partition(":")
+    place = COMMANDS[name][0] if name in COMMANDS else BENCHMARKS[name]
+    module, _, function = place.partition(":")
     return getattr(import_module(module), function)
 
 
@@ -118,7 +124,7 @@ def run(name: str, arguments: list[str]) -> None:
         given = [word for word in arguments if word != "--debug"]
         if name == "matrix":
             run_matrix(given)
-        elif name in ("judge", "leaderboard", "calibrate"):
+        elif name in ("try", "judge", "leaderboard", "calibrate", "convert", "report"):
             load(name)(given)
         else:
             from jsonargparse import auto_cli

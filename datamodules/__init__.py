@@ -3,6 +3,7 @@
 from datamodules.array import ImageArray
 from datamodules.base import ImageData, MeasuredData
 from datamodules.folder import ImageFolder
+from datamodules.idx import IdxImages, IdxImageSet
 from datamodules.mri import MRISlices, PhantomImages, Phantoms
 from datamodules.photos import PhotoCrops, Photographs
 from datamodules.recorded import RecordedMeasurements
@@ -11,6 +12,8 @@ from datamodules.training import FolderImages, ImageSet, ToonFaceImages, Trainin
 
 __all__ = [
     "FolderImages",
+    "IdxImageSet",
+    "IdxImages",
     "ImageArray",
     "ImageData",
     "ImageFolder",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from posterior.errors import UserError
-from posterior.reading import read_state, shown
+from posterior.reading import read_states, shown
+
+log = logging.getLogger(__name__)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types that weights of a network in floating point may be stored in."""
@@ -18,18 +22,38 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load_checkpoint(network: nn.Module, checkpoint: Path, unused: str | None = None) -> None:
     """Load a state dict (``.pt``, weights only, or ``.safetensors``) strictly into a network.
 
+    A file of training code may hold several, or one whose keys all begin with ``module.`` or ``model.``: that which has
+    the network's keys is taken, and of several the averaged one, called ``ema``; a line says so.
+
     Args:
         network: is filled.
         checkpoint: the file.
         unused: start of the keys that the file may hold and the network leaves out, or None.
 
     Raises:
-        UserError: naming the file, if it is missing or unreadable, or its values are no weights (`check_values`), or
-            listing missing, unexpected and misshapen keys.
+        UserError: naming the file, if it is missing or unreadable, or as `load_state` does.
     """
-    state = read_state(checkpoint)
+    parts = read_states(checkpoint)
     if unused is not None:
-        state = {key: value for key, value in state.items() if not key.startswith(unused)}
+        parts = {
+            name: {key: value for key, value in state.items() if not key.startswith(unused)}
+            for name, state in parts.items()
+        }
+    load_state(network, _fitting(parts, list(network.state_dict()), checkpoint), f"checkpoint {shown(checkpoint)}")
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Fill a network strictly.
+
+    Args:
+        network: is filled. It may have a method ``hint``, which is given the state and says in a few words which of
+            its settings do not fit it, or "".
+        state: key -> tensor.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: if the values are no weights (`check_values`), or listing missing, unexpected and misshapen keys.
+    """
     expected = network.state_dict()
     problems = {
         "missing": [key for key in expected if key not in state],
@@ -42,13 +66,58 @@ def load_checkpoint(network: nn.Module, checkpoint: Path, unused: str | None = N
     }
     if any(problems.values()):
         told = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            f"{len(keys)} {what}: {', '.join(map(shown, keys[:5]))}{', ...' if len(keys) > 5 else ''}"
             for what, keys in problems.items()
             if keys
         )
-        raise UserError(f"checkpoint {checkpoint} is of another architecture than {type(network).__name__}: {told}")
-    check_values(state, {key: value.dtype for key, value in expected.items()}, f"checkpoint {shown(checkpoint)}")
+        hint = network.hint(state) if isinstance(network, Hinting) else ""
+        raise UserError(f"{name} is of another architecture than {type(network).__name__}: {hint}{told}")
+    check_values(state, {key: value.dtype for key, value in expected.items()}, name)
     network.load_state_dict(state)
+
+
+@runtime_checkable
+class Hinting(Protocol):
+    """A network that knows which of its settings a state dict does not fit."""
+
+    def hint(self, state: Mapping[str, Tensor]) -> str:
+        """A few words, ending in ": ", or ""."""
+
+
+def _fitting(parts: Mapping[str, dict[str, Tensor]], expected: list[str], checkpoint: Path) -> dict[str, Tensor]:
+    """The state dict of a file that has a network's keys; if none has, the one that is closest.
+
+    Args:
+        parts: name -> state dict, of the file.
+        expected: the network's keys.
+        checkpoint: the file.
+
+    Raises:
+        UserError: if several have, and not exactly one of them is called ``ema``.
+    """
+    found = {}
+    for name, state in parts.items():
+        for prefix in _prefixes(state, expected):
+            found[name, prefix] = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    fits = [place for place, state in found.items() if state.keys() == set(expected)]
+    if len(fits) > 1:
+        fits = [place for place in fits if "ema" in ".".join(place).lower()] or fits
+    told = [shown(".".join(place).strip(".")) or "the file's top" for place in fits]
+    if len(fits) > 1:
+        raise UserError(
+            f"checkpoint {shown(checkpoint)} holds several networks that fit, {', '.join(told)}: "
+            "save the one that is meant"
+        )
+    if fits and fits[0] != ("", ""):
+        log.info(f"checkpoint {shown(checkpoint)}: the weights are those of {told[0]}")
+    wanted = set(expected)
+    return found[fits[0]] if fits else max(found.values(), key=lambda state: len(wanted & state.keys()))
+
+
+def _prefixes(state: Mapping[str, Tensor], expected: list[str]) -> list[str]:
+    """What may stand before all of a network's keys: nothing, or names with dots."""
+    ends = [key.removesuffix(expected[0]) for key in state if key.endswith(f".{expected[0]}")] if expected else []
+    return ["", *dict.fromkeys(ends)]
 
 
 def check_values(state: Mapping[str, Tensor], wanted: Mapping[str, torch.dtype], name: str) -> None:

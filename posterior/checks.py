@@ -21,6 +21,8 @@ MOST_KERNEL = 2_047
 """Side of a blur kernel in pixels; motion blur draws on a canvas of twice that."""
 MOST_CHANNELS = 4_096
 """Of an image, a network's first level, or a covariance of colours."""
+MOST_CLASSES = 100_000
+"""Of a class-conditional network: ImageNet has 1000, and all of it 21841."""
 MOST_COILS = 256
 """Of an MRI scanner: twice what the largest arrays have."""
 MOST_IMAGES = 10_000_000
@@ -84,6 +86,20 @@ def real(
     high = f"< {below:g}" if below is not None else f"<= {LARGEST if most is None else most:g}"
     hint = f", and not as small, the smallest being {smallest:g}" if tiny else ""
     raise UserError(f"{who}: {name} must be {low} and {high}{hint}, got {value}")
+
+
+def check_label(who: str, num_classes: int | None, label: int | None) -> None:
+    """Raises:
+    UserError: if a class-conditional network has no label, another one has, or there is no such class.
+    """
+    if num_classes is None and label is None:
+        return
+    if num_classes is None:
+        raise UserError(f"{who}: label is {label}, but the network has no classes: leave label out")
+    whole(who, "num_classes", num_classes, 1, MOST_CLASSES)
+    if label is None:
+        raise UserError(f"{who}: the network has {num_classes} classes: label must say which one is sampled")
+    whole(who, "label", label, 0, num_classes - 1)
 
 
 def length(who: str, name: str, value: Sized, least: int, most: int) -> None:

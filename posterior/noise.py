@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,10 +28,20 @@ class Likelihood(ABC):
     """Standard deviation of the noise, in units of the measurement (the papers' eta); a typical one if it varies."""
     most: ClassVar[float | None] = None
     """Largest size of A x for which this is a law; None: any."""
+    discrete: ClassVar[bool] = False
+    """Whether y takes few values, counts or signs, so that it may be without noise."""
 
     @abstractmethod
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         """y for a clean observation and standard normal numbers, both (B, *S)."""
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """log p(y | clean) of each entry, (B, *S), in the wider of their dtypes.
+
+        Raises:
+            UserError: if the law does not state it.
+        """
+        raise UserError(f"{type(self).__name__} does not state log p(y | A x), so nothing can be weighed by it")
 
     @abstractmethod
     def variance(self, y: Tensor) -> Tensor | float:
@@ -95,6 +106,9 @@ class GaussianNoise(Likelihood):
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         return clean + self.sigma_y * noise
 
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        return -0.5 * ((y - clean) / self.sigma_y) ** 2 - math.log(self.sigma_y * (2 * math.pi) ** 0.5)
+
     def variance(self, y: Tensor) -> float:
         return self.sigma_y**2
 
@@ -128,6 +142,7 @@ class PoissonNoise(Likelihood):
 
     rate: float = 1.0
     most = 1 + OVERSHOOT
+    discrete = True
 
     def __post_init__(self) -> None:
         real("PoissonNoise", "rate", self.rate, above=0)
@@ -155,6 +170,17 @@ class PoissonNoise(Likelihood):
     def measured(self, counts: Tensor) -> Tensor:
         """y for photon counts (B, *S)."""
         return (2 * counts / self.photons - 1).clamp(-1, 1)
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """Of the counts themselves, both clips included: at y = 1 that of R photons or more.
+
+        What is less likely than the smallest float64 is impossible here: -infinity.
+        """
+        mean = self.photons * ((clean.double() + 1) / 2).clamp(0, 1)
+        counts = ((y.double() + 1) * self.photons / 2).round()
+        exactly = torch.xlogy(counts, mean) - mean - torch.lgamma(counts + 1)
+        beyond = torch.special.gammainc(torch.full_like(mean, math.ceil(self.photons)), mean).log()
+        return torch.where(y >= 1, beyond, exactly)
 
     def variance(self, y: Tensor) -> Tensor:
         return (2 * (y + 1) / self.photons).clamp_min(4 / self.photons**2)
@@ -186,6 +212,9 @@ class VaryingNoise(Likelihood):
 
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         return clean + self.variances**0.5 * noise
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        return -0.5 * ((y - clean) ** 2 / self.variances + (2 * math.pi * self.variances).log())
 
     def variance(self, y: Tensor) -> Tensor:
         return self.variances

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import math
 import os
 import pickle
@@ -245,6 +246,26 @@ def _ordinary(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The mapping that a JSON file holds.
+
+    Args:
+        path: of the file.
+        what: what it is for, as the start of messages.
+
+    Raises:
+        UserError: naming the file, if it is missing or holds anything else.
+    """
+    check_file(path, what)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{what} {shown(path)} is not JSON: {reason(error)}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{what} {shown(path)} must hold a mapping, it holds {type(found).__name__}")
+    return found
+
+
 def read_state(path: Path, what: str = "checkpoint") -> dict[str, Tensor]:
     """A state dict, on the CPU: of a file that torch.save wrote (weights only), or of a safetensors file.
 
@@ -253,12 +274,43 @@ def read_state(path: Path, what: str = "checkpoint") -> dict[str, Tensor]:
     Raises:
         UserError: naming the file, if it is missing, damaged, or holds anything but tensors by name.
     """
+    state = _contents(path, what)
+    _check_state(state, path, what)
+    return state
+
+
+def read_states(path: Path, what: str = "checkpoint") -> dict[str, dict[str, Tensor]]:
+    """All state dicts of a file, by the name that they have in it; one that is the whole file is called "".
+
+    Training code saves ``{"model": ..., "ema": ..., "step": ...}``; what is no state dict there is left out.
+
+    Raises:
+        UserError: naming the file, as `read_state` does, or if there is none.
+    """
+    found = _contents(path, what)
+    named = found.items() if isinstance(found, dict) else ()
+    parts = {str(key): value for key, value in named if _is_state(value) and value} or {"": found}
+    for state in parts.values():
+        _check_state(state, path, what)
+    return parts
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, Tensor) for one in value.values())
+
+
+def _contents(path: Path, what: str) -> Any:
+    """What a file of weights holds.
+
+    Raises:
+        UserError: naming the file, if it is missing or cannot be read without running code.
+    """
     size = check_file(path, what)
     name = f"{what} {shown(path)}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state = _load_state(path, size)
+            return _load_state(path, size)
     except _Bad as error:
         raise UserError(f"{name} is not a readable state dict: {reason(error)}; get it again") from error
     except pickle.UnpicklingError:  # torch's text, which advises to load it unsafely, is not passed on
@@ -271,7 +323,14 @@ def read_state(path: Path, what: str = "checkpoint") -> dict[str, Tensor]:
             f"{name} is not a readable state dict: it is damaged, cut off or of another format "
             f"({type(error).__name__}); get it again"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+
+
+def _check_state(state: Any, path: Path, what: str) -> None:
+    """Raises:
+    UserError: naming the file, if what was read of it is anything but plain tensors by name.
+    """
+    name, size = f"{what} {shown(path)}", path.stat().st_size
+    if not _is_state(state):
         inside = f"; it holds {', '.join(map(shown, state))}"[:200] if isinstance(state, dict) else ""
         raise UserError(f"{name} is not a state dict (names to tensors){inside}")
     for key, value in state.items():
@@ -281,7 +340,6 @@ def read_state(path: Path, what: str = "checkpoint") -> dict[str, Tensor]:
             raise UserError(f"{name}: {shown(key)} is sparse, quantized or empty, not a plain tensor")
         if value.numel() * value.element_size() > max(SMALL_CONTENT, LARGEST_RATIO * size):
             raise UserError(f"{name}: {shown(key)} claims to be {list(value.shape)}, more than the file can hold")
-    return state
 
 
 def _load_state(path: Path, size: int) -> Any:

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import tracemalloc
+import types
 import typing
 import warnings
 from collections.abc import Sequence
@@ -59,6 +60,19 @@ FIELD = {
 DATA = {"operator": SuperResolution(2), "likelihood": GaussianNoise()}
 
 
+EDM = {"img_resolution": 16, "model_channels": 16, "channel_mult": [1, 1], "num_blocks": 1, "attn_resolutions": [8]}
+
+
+class Scheduled(torch.nn.Identity):
+    """As a denoiser of azula's."""
+
+    def schedule(self, t):
+        return torch.ones_like(t), 0.01 + t
+
+    def forward(self, x, t, label=None):
+        return types.SimpleNamespace(mean=x)
+
+
 def identity() -> DiffusionPrior:
     return DiffusionPrior(torch.nn.Identity())
 
@@ -68,8 +82,15 @@ NEEDED: dict[str, typing.Any] = {
         **{"alpha": 1.0, "radius": 2.0, "accuracy": 0.5, "inverse_failure": 2.0, "max_levels": 1000},
     },
     "AnnealedLangevin": {"step_size": 1e-4},
+    "AzulaPrior": lambda: {"denoiser": Scheduled()},
+    "ChannelwisePrior": lambda: {"prior": GaussianFieldPrior([0.0], [[1.0]], [0.01], [2.0], [0.1])},
     "DenoisingTraining": lambda: {"prior": identity(), "validation_sigmas": [1.0]},
+    "DhariwalUNet": EDM,
+    "DiffusersPrior": {"folder": "nowhere"},
     "DiffusionPrior": lambda: {"network": torch.nn.Identity()},
+    "EDMPrior": lambda: {"network": torch.nn.Identity()},
+    "EmpiricalPrior": lambda: {"images": torch.zeros(2, 2, 4, 4)},
+    "FlowPrior": lambda: {"network": torch.nn.Identity(), "time": "noise"},
     "FolderImages": {"root": "nowhere"},
     "GaussianFieldPrior": FIELD,
     "GaussianSensing": {"num_measurements": 4},
@@ -77,6 +98,8 @@ NEEDED: dict[str, typing.Any] = {
     "GeometricSigmas": {"num_levels": 3, "top": 9.0, "bottom": 0.1},
     "ImageArray": {"path": "nowhere"} | DATA,
     "ImageFolder": {"root": "nowhere"} | DATA,
+    "IdxImageSet": {"path": "nowhere"},
+    "IdxImages": {"path": "nowhere"} | DATA,
     "KarrasSigmas": {"num_levels": 3, "top": 9.0, "bottom": 0.1},
     "KineticLangevin": {"score_sigma": 0.1},
     "ListedSigmas": {"levels": [2.0, 1.0, 0.0]},
@@ -87,10 +110,12 @@ NEEDED: dict[str, typing.Any] = {
     "Phantoms": DATA,
     "PosteriorSampling": lambda: {"prior": identity(), "sampler": DPS(), "metrics": []},
     "RecordedMeasurements": {"root": "nowhere", "image_shape": [3, 32, 32]} | DATA,
+    "RescaledPrior": lambda: {"prior": GaussianFieldPrior(**FIELD)},
     "RingPrior": {"width": 0.1},
     "ScoreNetworkPrior": lambda: {"network": torch.nn.Identity(), "sigma_min": 0.01, "sigma_max": 50.0},
     "Photographs": DATA,
     "ShellError": {"dimension": 4, "radius": 1.0, "width": 0.3, "order": 2.0, "error": 0.1},
+    "SongUNet": EDM,
     "SubsampledTransform": {"share": 0.5},
     "ToonFaces": DATA,
     "TrainingImages": lambda: {"training": datamodules.FolderImages("a"), "validation": datamodules.FolderImages("b")},

@@ -26,6 +26,7 @@ from posterior.metrics import (
     Residual,
 )
 from posterior.noise import GaussianNoise, Likelihood, PoissonNoise, VaryingNoise
+from posterior.one_bit import BlurredBits, OneBit
 from posterior.operators import (
     CartesianMRI,
     GaussianSensing,
@@ -35,11 +36,27 @@ from posterior.operators import (
     Operator,
     PhaseRetrieval,
     RandomInpainting,
+    Saturation,
     SubsampledTransform,
     SuperResolution,
 )
 from posterior.operators.nonlinear_blur import EncodedBlur
-from posterior.priors import DiffusionPrior, GaussianFieldPrior, GaussianMixturePrior, ScoreNetworkPrior, UNet
+from posterior.priors import (
+    AzulaPrior,
+    ChannelwisePrior,
+    DiffusersPrior,
+    DiffusionPrior,
+    EDMPrior,
+    EmpiricalPrior,
+    FlowPrior,
+    GaussianFieldPrior,
+    GaussianMixturePrior,
+    RescaledPrior,
+    ScoreNetworkPrior,
+    SongUNet,
+    UNet,
+)
+from posterior.priors.to_diffusers import write_diffusers
 from posterior.samplers import (
     DAPS,
     DDRM,
@@ -55,6 +72,7 @@ from posterior.samplers import (
     DDNMPlus,
     DiffPIR,
     DPSPlus,
+    ExactEmpirical,
     ExactGaussian,
     ExactMixture,
     GeometricAnnealing,
@@ -75,6 +93,7 @@ from posterior.samplers import (
     RespacedSigmas,
     ReverseDiffusion,
     Sampler,
+    TotalVariation,
 )
 from posterior.samplers.lasso import wavelet_matrix
 from tests.fake_device import FakeDevice, HiddenWait
@@ -113,6 +132,10 @@ def mixture(device):
     return device.module(
         GaussianMixturePrior(torch.full((2,), 0.5), means, directions, torch.ones(2, 4), torch.ones(2))
     )
+
+
+def given(width: float):
+    return lambda device: device.module(EmpiricalPrior(torch.zeros(5, 3, SIDE, SIDE), width))
 
 
 def measurement(device: FakeDevice, operator: Operator, likelihood: Likelihood | None = None) -> Measured:
@@ -287,6 +310,7 @@ SAMPLERS = {
         PoissonNoise(),
     ),
     "Lasso": (lambda n: Lasso(num_steps=n), few_layers, BLUR, {"finite?": 1, "operator norm": 1, "wavelets": 2}),
+    "TotalVariation": (lambda n: TotalVariation(num_steps=n), few_layers, BLUR, {"finite?": 1, "operator norm": 1}),
     "ExactGaussian": (
         lambda n: ExactGaussian(),
         "field",
@@ -305,6 +329,24 @@ SAMPLERS = {
             "factorisation": 4,
             "mixture components": 4,
         },
+    ),
+    "ExactEmpirical": (
+        lambda n: ExactEmpirical(),
+        given(0.0),
+        PhaseRetrieval(),
+        {"random keys": 2, "rows of an image": 2, "finite?": 1},
+    ),
+    "ExactEmpirical, blurred": (
+        lambda n: ExactEmpirical(),
+        given(0.3),
+        BLUR,
+        {"random keys": 2, "rows of an image": 2, "factorisation": 2, "finite?": 1},
+    ),
+    "ExactEmpirical, drawn": (
+        lambda n: ExactEmpirical(least_draws=1.0),
+        given(0.3),
+        PhaseRetrieval(),
+        {"random keys": 2, "rows of an image": 2, "importance draws": 8, "finite?": 3},
     ),
 }
 
@@ -391,6 +433,7 @@ def operators() -> dict[str, Operator]:
         GaussianSensing(7).realise(colour),
         SubsampledTransform(0.5).realise(colour, streams()),
         PhaseRetrieval().realise(colour),
+        Saturation(scale=2).realise(colour),
         EncodedBlur(torch.zeros(2, 512, 1, 1), (3, 128, 128), "none"),
     ]
     return {type(operator).__name__: operator for operator in found}
@@ -428,7 +471,10 @@ def test_no_operator_is_left_out():
     assert exported == set(operators())
 
 
-@pytest.mark.parametrize("likelihood", [GaussianNoise(), PoissonNoise(), VaryingNoise(torch.ones(2, 3, 4, 4))])
+@pytest.mark.parametrize(
+    "likelihood",
+    [GaussianNoise(), PoissonNoise(), VaryingNoise(torch.ones(2, 3, 4, 4)), OneBit(), BlurredBits(0.1, 0.1)],
+)
 def test_a_likelihood_stays_on_the_device(device, likelihood):
     if isinstance(likelihood, VaryingNoise):
         likelihood = VaryingNoise(device.empty(likelihood.variances))
@@ -438,6 +484,7 @@ def test_a_likelihood_stays_on_the_device(device, likelihood):
             likelihood.score(y, clean),
             likelihood.distance(y, clean),
             likelihood.annealed(0.1, y).distance(y, clean),
+            likelihood.log_prob(y, clean),
         ]
         found.append(likelihood.rows(torch.zeros(2, dtype=torch.int64, device="cuda")).score(y, clean))
         assert device.counts == {}
@@ -492,15 +539,68 @@ def test_means_and_features_of_pictures(device):
     assert device.counts == {"pixels": 2, "finite?": 1}
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "score"])
-def test_a_prior_asked_at_a_tensor_of_levels_waits_by_name(device, kind):
+class TakesOneTime(torch.nn.Module):
+    """A network of any number that goes with the images."""
+
+    def forward(self, x, t):
+        return x * t.view(-1, 1, 1, 1)
+
+
+def asked_priors():
     unet = UNet(SIDE, num_channels=32, channel_mult=(1, 1), attention_resolutions=(), learn_sigma=False)
-    prior = device.module(DiffusionPrior(unet) if kind == "diffusion" else ScoreNetworkPrior(unet, 0.1, 10.0))
+    classes = UNet(SIDE, num_channels=32, channel_mult=(1,), attention_resolutions=(), num_classes=3, label=1)
+    edm = SongUNet(SIDE, model_channels=8, channel_mult=(1, 2), num_blocks=1, label_dim=3)
+    score = ScoreNetworkPrior(TakesOneTime(), 0.1, 10.0)
+    return {
+        "diffusion": DiffusionPrior(unet),
+        "classes": DiffusionPrior(classes),
+        "score": score,
+        "EDM": EDMPrior(edm, num_classes=3, label=2),
+        "flow": FlowPrior(TakesOneTime(), "noise"),
+        "rescaled": RescaledPrior(score),
+        "channelwise": ChannelwisePrior(score),
+    }
+
+
+@pytest.mark.parametrize("kind", asked_priors())
+def test_a_prior_waits_by_name_and_for_a_number_never(device, kind):
+    prior = device.module(asked_priors()[kind])
+    with device.running():
+        x = torch.empty(2, 3, SIDE, SIDE, device="cuda")
+        assert prior.denoise(x, 0.5).device.type == "cuda"
+        assert device.counts == {}
+        assert prior.denoise(x, torch.empty(2, device="cuda")).device.type == "cuda"
+    timesteps = {"timesteps": 2} if kind in ("diffusion", "classes") else {}
+    assert device.counts == {"range of sigma": 1} | timesteps
+
+
+def test_a_network_of_diffusers_stays_on_the_device(device, tmp_path):
+    pytest.importorskip("diffusers")
+    write_diffusers(asked_priors()["classes"], tmp_path)
+    prior = device.module(DiffusersPrior(tmp_path, label=1))
+    with device.running():
+        x = torch.empty(2, 3, SIDE, SIDE, device="cuda")
+        assert prior.denoise(x, 0.5).device.type == "cuda"
+        assert device.counts == {}
+        assert prior.denoise(x, torch.empty(2, device="cuda")).device.type == "cuda"
+    assert device.counts == {"range of sigma": 1, "timesteps": 2}
+
+
+def test_a_denoiser_of_azulas_stays_on_the_device(device):
+    pytest.importorskip("azula")
+    from azula.denoise import KarrasDenoiser
+    from azula.noise import VPSchedule
+
+    class Backbone(TakesOneTime):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+    prior = device.module(AzulaPrior(KarrasDenoiser(Backbone(), VPSchedule())))
     with device.running():
         x = torch.empty(2, 3, SIDE, SIDE, device="cuda")
         assert prior.denoise(x, torch.empty(2, device="cuda")).device.type == "cuda"
-    timesteps = {"timesteps": 2} if kind == "diffusion" else {}
-    assert device.counts == {"range of sigma": 1} | timesteps
+    assert device.counts == {"range of sigma": 1}
 
 
 def test_on_a_cpu_the_doors_change_nothing():

@@ -1,23 +1,19 @@
-"""Fit a Gaussian field prior to toon faces and print it as a config."""
+"""Fit a Gaussian field prior to images and print it as a config."""
 
 from __future__ import annotations
 
-import torch
 import yaml
 
-from datamodules.toon import render_toon_face
+from datamodules.training import ImageSet
 from posterior.priors import GaussianFieldPrior
 
 
-def fit_gaussian_toon(size: int = 64, start: int = 10000, count: int = 256, floor: float = 0.03) -> None:
-    """Fit a `GaussianFieldPrior` to toon faces and print the config fragment (configs/prior/gaussian_toon64.yaml).
+def fit_gaussian(images: ImageSet, floor: float = 0.03) -> None:
+    """Fit a `GaussianFieldPrior` to images and print the config fragment (configs/prior/gaussian_photos128.yaml).
 
     Args:
-        size: side in pixels.
-        start: first face.
-        count: number of faces.
+        images: e.g. datamodules.ToonFaceImages, datamodules.PhotoCrops.
         floor: standard deviation of the white part.
     """
-    faces = torch.stack([render_toon_face(index, size)[0] for index in range(start, start + count)])
-    settings = GaussianFieldPrior.fit(faces, floor).settings()
+    settings = GaussianFieldPrior.fit(images.all(), floor).settings()
     print(yaml.safe_dump({"class_path": "posterior.priors.GaussianFieldPrior", "init_args": settings}, sort_keys=False))

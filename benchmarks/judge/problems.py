@@ -25,7 +25,7 @@ from posterior.measurement import Measurement
 from posterior.noise import GaussianNoise, Likelihood
 from posterior.operators import Dense, LinearOperator, Operator, OperatorFamily
 from posterior.operators.base import Diagonal
-from posterior.priors import GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
+from posterior.priors import EmpiricalPrior, GaussianFieldPrior, GaussianMixturePrior, Prior, RingPrior
 from posterior.random import Streams, stream
 from posterior.samplers import (
     ExactGaussian,
@@ -33,7 +33,9 @@ from posterior.samplers import (
     MixturePosterior,
     ReverseDiffusion,
     SecondOrderAncestral,
+    posterior_of,
 )
+from posterior.samplers.exact_empirical import check_noise
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.settings import conformed, file_digests, overlaid, read_settings
 from posterior.shipped import CONFIGS
@@ -42,6 +44,8 @@ SHIPPED = CONFIGS / "problem"
 SEEN = 0.5
 """A direction is measured if its singular value is at least this share of the largest."""
 MOST_NUMBERS = 1_000_000
+NAMED_ONLY = "digits-*"
+"""Problems that are judged only where they are named: most samplers refuse operators that are not linear."""
 TOP, LOWEST = 100.0, 1e-3
 """Levels between which truths are drawn, as far as a prior has them; numbers of an image are about 1."""
 
@@ -51,6 +55,11 @@ class Truth(ABC):
 
     exact: ClassVar[bool] = True
     """Whether posteriors are known."""
+
+    @property
+    def of_any_law(self) -> bool:
+        """Whether they are for every operator and noise law; otherwise for linear ones and Gaussian noise."""
+        return False
 
     @abstractmethod
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
@@ -80,7 +89,7 @@ class Truth(ABC):
 class DensityTruth(Truth):
     """Of a prior that knows how to draw and its log density."""
 
-    def __init__(self, prior: GaussianMixturePrior | RingPrior) -> None:
+    def __init__(self, prior: GaussianMixturePrior | RingPrior | EmpiricalPrior) -> None:
         self.prior = prior
 
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
@@ -124,6 +133,34 @@ class FieldTruth(Truth):
     def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**31, (), generator=generator))
         return ExactGaussian()(self.prior, measurement.repeat(count), Streams(seed, ["exact"], count))
+
+
+class EmpiricalTruth(DensityTruth):
+    """Of given images: their posteriors are the images with other weights; modes are the labels of the nearest ones.
+
+    Args:
+        prior: the images.
+        blur: level of noise at which its density is read.
+    """
+
+    prior: EmpiricalPrior
+
+    def __init__(self, prior: EmpiricalPrior, blur: float) -> None:
+        super().__init__(prior)
+        self.blur = blur
+
+    @property
+    def of_any_law(self) -> bool:
+        return self.prior.width == 0
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        return self.prior.log_prob(x, max(self.blur, self.prior.sigma_min)).float()
+
+    def posterior(self, measurement: Measurement, count: int, generator: torch.Generator) -> Tensor:
+        return posterior_of(self.prior, measurement, generator).sample(count, generator)
+
+    def modes(self, x: Tensor) -> Tensor | None:
+        return None if self.prior.labels is None else self.prior.labels[self.prior.nearest(x)]
 
 
 class RingTruth(DensityTruth):
@@ -176,8 +213,10 @@ class LearnedTruth(Truth):
         return torch.cat(found)
 
 
-def truth_of(prior: Prior, image_shape: tuple[int, int, int]) -> Truth | None:
+def truth_of(prior: Prior, image_shape: tuple[int, int, int], blur: float = 0.0) -> Truth | None:
     """What is known exactly of a prior; None if it has no closed form."""
+    if isinstance(prior, EmpiricalPrior):
+        return EmpiricalTruth(prior, blur)
     if isinstance(prior, GaussianMixturePrior):
         return MixtureTruth(prior)
     if isinstance(prior, GaussianFieldPrior):
@@ -209,12 +248,14 @@ class Problem:
     Args:
         name: a word.
         tells: what a sampler shows on it, in a few words.
-        prior: in closed form: Gaussian field, Gaussian mixture, ring.
-        operator: linear; where it is random, every image has its own.
-        likelihood: Gaussian noise.
+        prior: in closed form: Gaussian field, Gaussian mixture, ring, given images.
+        operator: linear; where it is random, every image has its own. Of any kind for given images of width 0.
+        likelihood: Gaussian noise; of any kind likewise.
         image_shape: (C, H, W).
         settings: what it was made from, if from a file.
         truth: what is known of the prior; by default all that its closed form gives.
+        blur: standard deviation of noise that is added to truths, exact samples and a sampler's own, before they are
+            compared: a law of single points has no widths.
 
     Raises:
         UserError: if the posterior is not known exactly.
@@ -228,19 +269,21 @@ class Problem:
     image_shape: tuple[int, int, int]
     settings: Any = None
     truth: Truth = field(default=None, repr=False)  # type: ignore[assignment]
+    blur: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        real(f"problem {self.name}", "blur", self.blur, least=0)
         if self.truth is not None and not self.truth.exact:
             self.prior.check_images(self.image_shape)
             return
         certificate = "a sampler can be certified under any prior by another command: calibrate"
-        truth = truth_of(self.prior, self.image_shape) if self.truth is None else self.truth
+        truth = truth_of(self.prior, self.image_shape, self.blur) if self.truth is None else self.truth
         if truth is None:
             raise UserError(
                 f"problem {self.name}: {type(self.prior).__name__} has no closed form, so its posterior is not known "
                 f"exactly ({certificate})"
             )
-        if not isinstance(self.likelihood, GaussianNoise):
+        if not truth.of_any_law and not isinstance(self.likelihood, GaussianNoise):
             raise UserError(
                 f"problem {self.name}: the posterior is known under Gaussian noise only, not {self.likelihood} "
                 f"({certificate})"
@@ -248,7 +291,9 @@ class Problem:
         self.prior.check_images(self.image_shape)
         object.__setattr__(self, "truth", truth)
         one = self.realise(["check"])
-        if not isinstance(one, LinearOperator):
+        if isinstance(self.prior, EmpiricalPrior):
+            check_noise(self.prior, self.likelihood)
+        if not truth.of_any_law and not isinstance(one, LinearOperator):
             raise UserError(
                 f"problem {self.name}: the posterior is known for linear operators only, not {type(one).__name__} "
                 f"({certificate})"
@@ -303,6 +348,12 @@ class Problem:
             for row, one in enumerate(ids)
         ]
         return torch.stack(found, dim=1)
+
+    def blurred(self, x: Tensor, image_id: str, seed: int, purpose: str) -> Tensor:
+        """Images (N, C, H, W) of one case as they are compared: with noise that (seed, id, purpose) decide."""
+        if not self.blur:
+            return x
+        return x + self.blur * Streams(seed, [image_id], len(x)).randn(f"blur of {purpose}", x.shape[1:])
 
     def references(self, cases: Sequence[Case], seed: int) -> Tensor:
         """A point for each case, (B, C, H, W), to measure distances from: another draw of the prior."""
@@ -434,10 +485,11 @@ PARTS: dict[str, Any] = {
     "operator": OperatorFamily,
     "likelihood": Likelihood,
 }
+OPTIONAL: dict[str, Any] = {"blur": float}
 
 
 def read_problem(path: Path, allow_local: bool = False, changes: Any = None) -> Problem:
-    """The problem of a YAML file with the keys of `PARTS`; its name is the file's.
+    """The problem of a YAML file with the keys of `PARTS`, perhaps of `OPTIONAL`; its name is the file's.
 
     Args:
         path: of the file.
@@ -455,7 +507,7 @@ def read_problem(path: Path, allow_local: bool = False, changes: Any = None) -> 
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing: a problem has {', '.join(PARTS)}")
     try:
-        checked = conformed(settings, PARTS, allow_local)
+        checked = conformed(settings, PARTS | {key: OPTIONAL[key] for key in OPTIONAL if key in settings}, allow_local)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     classes = {name: PARTS[name] for name in ("prior", "operator", "likelihood")}
@@ -465,7 +517,8 @@ def read_problem(path: Path, allow_local: bool = False, changes: Any = None) -> 
         whole(f"{path}: image_shape", "a side", number, 1, MOST_NUMBERS)
     plain = json.loads(json.dumps(checked, default=str))
     try:
-        return Problem(path.stem, checked["tells"], prior, operator, likelihood, shape, plain)
+        blur = checked.get("blur", 0.0)
+        return Problem(path.stem, checked["tells"], prior, operator, likelihood, shape, plain, blur=blur)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -476,14 +529,16 @@ def shipped(folder: Path = SHIPPED) -> dict[str, Path]:
 
 
 def chosen(wanted: Sequence[str], allow_local: bool = False) -> list[Problem]:
-    """Problems by name, by pattern (``toon-*``), or by the path of a file; all that are shipped if none is named.
+    """Problems by name, by pattern (``toon-*``), or by the path of a file.
+
+    If none is named, all that are shipped but those that fit `NAMED_ONLY`.
 
     Raises:
         UserError: naming what is there, if one is not.
     """
     there = shipped()
     files: dict[Path, None] = {}
-    for one in wanted or ["*"]:
+    for one in wanted or [name for name in there if not fnmatch.fnmatchcase(name, NAMED_ONLY)]:
         found = [path for name, path in there.items() if fnmatch.fnmatchcase(name, one)]
         if not found and Path(one).suffix in (".yaml", ".yml"):
             found = [Path(one)]

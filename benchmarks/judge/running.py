@@ -18,7 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -321,9 +321,26 @@ def run(
             cell = draw(contestant.name, sampler, problem, cases, count, seed, device)
             if path is not None:
                 cell.write(path)
-        found.add(cell, cases, name.startswith("compared"))
+        compared = name.startswith("compared")
+        found.add(*_blurred(problem, cell, cases, seed, compared), compared)
         told(count * len(ids))
     return found
+
+
+def _blurred(
+    problem: Problem, cell: Cell, cases: Sequence[Case], seed: int, compared: bool
+) -> tuple[Cell, Sequence[Case]]:
+    """Samples, and truths that are ranked among them, as they are compared (`Problem.blur`).
+
+    What is kept stays as the sampler gave it.
+    """
+    if not problem.blur:
+        return cell, cases
+    values = torch.from_numpy(cell.samples)
+    samples = [problem.blurred(values[:, place], case.id, seed, "samples") for place, case in enumerate(cases)]
+    if not compared:
+        cases = [replace(case, truth=problem.blurred(case.truth, case.id, seed, "truth")) for case in cases]
+    return replace(cell, samples=torch.stack(samples, dim=1).numpy()), cases
 
 
 def _kept(
@@ -642,7 +659,8 @@ class ExactSets:
         """Those of a measurement."""
         key = (problem.digest, case.id, sizes.samples)
         if key not in self.kept:
-            self.kept[key] = Exact.of(self._samples(problem, case, sizes), sizes.samples)
+            samples = problem.blurred(self._samples(problem, case, sizes), case.id, self.seed, "exact samples")
+            self.kept[key] = Exact.of(samples, sizes.samples)
         return self.kept[key]
 
     def _samples(self, problem: Problem, case: Case, sizes: Sizes) -> Tensor:

@@ -13,7 +13,7 @@ from posterior.errors import UserError
 from posterior.interop.foreign import ForeignOperator
 from posterior.measurement import Measurement
 from posterior.noise import GaussianNoise
-from posterior.priors.base import Prior
+from posterior.priors.from_azula import DenoiserPrior
 from posterior.random import Streams
 from posterior.samplers import ConditionalDescent, Sampler
 
@@ -64,38 +64,3 @@ class PosteriorSampler(AzulaSampler):
         measurement = Measurement(y.reshape(len(x), *operator.measurement_shape), operator, self.likelihood)
         rng = Streams(self.seed, ["azula"], len(x), device=x.device)
         return self.sampler(DenoiserPrior(self.denoiser, keywords), measurement, rng)
-
-
-class DenoiserPrior(Prior):
-    """A denoiser of azula's, asked in sigma: x_t = alpha_t x at the time t at which sigma_t / alpha_t = sigma.
-
-    Args:
-        denoiser: the module, whose schedule it follows.
-        keywords: that it is called with.
-    """
-
-    def __init__(self, denoiser: Denoiser, keywords: dict[str, object] | None = None) -> None:
-        super().__init__()
-        self.denoiser, self.keywords = denoiser, keywords or {}
-        self.sigma_min, self.sigma_max = (self.level(torch.tensor(t).double()).item() for t in (0.0, 1.0))
-
-    def level(self, t: Tensor) -> Tensor:
-        """sigma_t / alpha_t, which rises with t in [0, 1]."""
-        alpha, sigma = self.denoiser.schedule(t)
-        return sigma / alpha
-
-    def time(self, sigma: Tensor) -> Tensor:
-        """t, by bisection, float64, shaped as sigma."""
-        low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = self.level(middle) < sigma
-            low, high = middle.where(below, low), high.where(below, middle)
-        return high
-
-    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
-        t = self.time(levels.flatten() if levels.ndim else levels)  # some of azula's denoisers take one time alone
-        alpha, _ = self.denoiser.schedule(t)
-        x_t = alpha.to(x).view(-1, 1, 1, 1) * x
-        return self.denoiser(x_t, t.to(x), **self.keywords).mean, None

@@ -2,17 +2,19 @@
 
 from posterior.operators.base import LinearOperator, Operator, OperatorFamily
 from posterior.operators.dense import Dense, blocks_of, matrix_of
-from posterior.operators.inpainting import BoxInpainting, Inpainting, MaskInpainting, RandomInpainting
+from posterior.operators.inpainting import BoxInpainting, Denoising, Inpainting, MaskInpainting, RandomInpainting
 from posterior.operators.motion_blur import GivenBlur, KernelBlur, MotionBlur
 from posterior.operators.mri import CartesianMRI, MultiCoilFourier, UndersampledFourier
 from posterior.operators.nonlinear_blur import EncodedBlur, KernelWizard, NonlinearBlur
 from posterior.operators.phase_retrieval import FourierAmplitude, PhaseRetrieval
+from posterior.operators.saturation import SaturatedAverages, Saturation
 from posterior.operators.separable import GaussianBlur, Separable, SuperResolution
 from posterior.operators.transforms import GaussianSensing, MaskedTransform, SubsampledTransform
 
 __all__ = [
     "BoxInpainting",
     "CartesianMRI",
+    "Denoising",
     "Dense",
     "EncodedBlur",
     "FourierAmplitude",
@@ -32,6 +34,8 @@ __all__ = [
     "OperatorFamily",
     "PhaseRetrieval",
     "RandomInpainting",
+    "SaturatedAverages",
+    "Saturation",
     "Separable",
     "SubsampledTransform",
     "SuperResolution",

@@ -23,6 +23,13 @@ class Inpainting(MaskedOrthonormal):
     """
 
 
+class Denoising(OperatorFamily):
+    """A = I: every pixel is seen, with noise."""
+
+    def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
+        return Inpainting(torch.ones(max(1, len(streams)), 1, *image_shape[1:]), image_shape)
+
+
 class RandomInpainting(OperatorFamily):
     """Random pixels are masked; the share of masked pixels is drawn per image, uniformly in [low, high].
 

@@ -2,6 +2,12 @@
 
 from posterior.priors.base import ClosedFormPrior, Cost, Prior
 from posterior.priors.diffusion import DiffusionPrior
+from posterior.priors.edm import EDMPrior
+from posterior.priors.edm_networks import DhariwalUNet, SongUNet
+from posterior.priors.empirical import EmpiricalPrior
+from posterior.priors.flow import FlowPrior
+from posterior.priors.from_azula import AzulaPrior
+from posterior.priors.from_diffusers import DiffusersPrior
 from posterior.priors.gaussian import GaussianFieldPrior
 from posterior.priors.local import LocalPrior, LocalUNet
 from posterior.priors.mixture import GaussianMixturePrior
@@ -11,12 +17,20 @@ from posterior.priors.perturbed import PerturbedPrior, ScoreError, ShellError
 from posterior.priors.ring import RingPrior
 from posterior.priors.score_network import ScoreNetworkPrior
 from posterior.priors.unet import UNet
+from posterior.priors.wrapped import ChannelwisePrior, RescaledPrior
 
 __all__ = [
+    "AzulaPrior",
+    "ChannelwisePrior",
     "ClosedFormPrior",
     "CosineBetas",
     "Cost",
+    "DhariwalUNet",
+    "DiffusersPrior",
     "DiffusionPrior",
+    "EDMPrior",
+    "EmpiricalPrior",
+    "FlowPrior",
     "GaussianFieldPrior",
     "GaussianMixturePrior",
     "LinearBetas",
@@ -26,10 +40,12 @@ __all__ = [
     "NoiseSchedule",
     "PerturbedPrior",
     "Prior",
+    "RescaledPrior",
     "RingPrior",
     "ScoreError",
     "ScoreNetworkPrior",
     "ShellError",
+    "SongUNet",
     "UNet",
     "respaced_timesteps",
 ]

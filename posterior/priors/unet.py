@@ -7,14 +7,14 @@ parity (order of channels, scales, resampling) were checked against golden outpu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from posterior.checks import MOST_CHANNELS, MOST_SIDE, brief, length, real, whole
+from posterior.checks import MOST_CHANNELS, MOST_SIDE, brief, check_label, length, real, whole
 from posterior.errors import UserError
 
 DEFAULT_CHANNEL_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
@@ -161,13 +161,16 @@ class UNet(nn.Module):
         checkpoint_activations: keep only each block's input for a backward pass and compute the rest again: DPS then
             needs a fraction of the memory, and a forward pass more for each backward one (`docs/pipeline.md`). The
             numbers stay the same.
+        num_classes: of a class-conditional network (key ``label_emb``); None: it has no classes.
+        label: the class that it is asked for, in 0, ..., num_classes - 1.
 
     Residual and attention branches and the output start at zero, as in guided-diffusion. What it is for is told by
     ``in_channels``, ``image_size`` and ``size_multiple``, of which the sides of all its images must be multiples.
 
     Raises:
         UserError: if a number is out of range, the widths do not fit the group norms or heads, the size does not fit
-            the levels or has no usual channel_mult, or the network would have more than `MOST_PARAMETERS`.
+            the levels or has no usual channel_mult, a label is missing or too many, or the network would have more than
+            `MOST_PARAMETERS`.
     """
 
     def __init__(
@@ -187,9 +190,13 @@ class UNet(nn.Module):
         in_channels: int = 3,
         patch_size: int = 1,
         checkpoint_activations: bool = False,
+        num_classes: int | None = None,
+        label: int | None = None,
     ) -> None:
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
+        check_label("UNet", num_classes, label)
+        self.num_classes, self.label = num_classes, label
         whole("UNet", "image_size", image_size, 1, MOST_SIDE)
         whole("UNet", "num_channels", num_channels, 32, MOST_CHANNELS)
         whole("UNet", "num_res_blocks", num_res_blocks, 1, MOST_BLOCKS)
@@ -269,6 +276,8 @@ class UNet(nn.Module):
             return AttentionBlock(channels, channels // width, legacy_order=not use_new_attention_order)
 
         self.time_embed = nn.Sequential(nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        if self.num_classes is not None:
+            self.label_emb = nn.Embedding(self.num_classes, embedding)
 
         channels = widths[0]
         self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, channels, 3, padding=1))])
@@ -320,6 +329,8 @@ class UNet(nn.Module):
                 "which its levels need"
             )
         embedding = self.time_embed(timestep_embedding(timesteps, self.num_channels))
+        if self.label is not None:
+            embedding = embedding + self.label_emb.weight[self.label]
         h, skips = F.pixel_unshuffle(x, self.patch_size), []
         for block in self.input_blocks:
             h = self._run(block, h, embedding)
@@ -328,6 +339,19 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), embedding)
         return F.pixel_shuffle(self.out(h), self.patch_size)
+
+    def hint(self, state: Mapping[str, Tensor]) -> str:
+        """Which settings a state dict of this architecture tells to be others, ending in ": ", or ""."""
+        told = []
+        outputs, classes = state.get("out.2.weight"), state.get("label_emb.weight")
+        last = len(self.state_dict()["out.2.weight"])
+        if outputs is not None and len(outputs) in (2 * last, last / 2):
+            told.append(f"learn_sigma must be {str(len(outputs) > last).lower()}")
+        if (classes is None) != (self.num_classes is None) or (
+            classes is not None and len(classes) != self.num_classes
+        ):
+            told.append(f"num_classes must be {'null' if classes is None else len(classes)}")
+        return f"{', '.join(told)}: " if told else ""
 
     def _run(self, block: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         if self.checkpoint_activations and torch.is_grad_enabled():

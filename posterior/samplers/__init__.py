@@ -10,6 +10,7 @@ from posterior.samplers.ddrm import DDRM
 from posterior.samplers.diffpir import DiffPIR
 from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
+from posterior.samplers.exact_empirical import EmpiricalPosterior, ExactEmpirical, posterior_of
 from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
 from posterior.samplers.fps_smc import FPSSMC
 from posterior.samplers.jfps import JFPS
@@ -52,6 +53,7 @@ from posterior.samplers.schedules import (
     SigmaSchedule,
 )
 from posterior.samplers.tds import TDS
+from posterior.samplers.total_variation import TotalVariation
 
 __all__ = [
     "DAPS",
@@ -75,7 +77,9 @@ __all__ = [
     "DDNMPlus",
     "DPSPlus",
     "DiffPIR",
+    "EmpiricalPosterior",
     "EulerMaruyama",
+    "ExactEmpirical",
     "ExactGaussian",
     "ExactLikelihoodStep",
     "ExactMixture",
@@ -108,8 +112,10 @@ __all__ = [
     "SecondOrderAncestral",
     "SigmaSchedule",
     "Target",
+    "TotalVariation",
     "check_finite",
     "initial_noise",
     "not_finite",
+    "posterior_of",
     "unobserved",
 ]

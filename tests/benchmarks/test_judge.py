@@ -429,7 +429,7 @@ def test_what_is_no_sampler_is_one_line():
         judge(Planted(), [cheap_problem()], TINY, device="nowhere")
     assert "\n" not in str(caught.value)
     mistyped = of_settings("mine", {"class_path": "DPS", "judge": {"two-mode": {"scale": 1.0}}})
-    with pytest.raises(UserError, match="mine: judge: no problem fits 'two-mode'; there are field-blur, field"):
+    with pytest.raises(UserError, match="mine: judge: no problem fits 'two-mode'; there are digits-inpainting, digits"):
         judge({"mine": mistyped}, [cheap_problem()], TINY)
     with pytest.raises(UserError, match="is no sampler"):
         judge(3, [cheap_problem()], TINY)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ python tests/data/make.py ../shared/reference tests/data
 What holds FFHQ pixels is derived for another picture when the tests run (tests/stand_in.py).
 """
 
-import shutil
+import json
 import sys
 from pathlib import Path
 
@@ -45,4 +45,5 @@ with np.load(reference / "motion_kernels.npz", allow_pickle=False) as arrays:
 np.savez_compressed(folder / "motion_kernels.npz", **motion)
 
 for name in ("bkse", "unet_ffhq", "unet_imagenet"):
-    shutil.copyfile(reference / f"{name}_manifest.json", folder / f"{name}_manifest.json")
+    content = json.loads((reference / f"{name}_manifest.json").read_text())
+    (folder / f"{name}_manifest.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")

@@ -17,9 +17,9 @@ import posterior.samplers
 from benchmarks.tools.recipe import fill_by_recipe
 from posterior import UserError
 from posterior.checks import real, whole
-from posterior.noise import PoissonNoise
+from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import GaussianBlur, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
-from posterior.priors import DiffusionPrior, GaussianFieldPrior, GaussianMixturePrior, UNet
+from posterior.priors import DiffusionPrior, EmpiricalPrior, GaussianFieldPrior, GaussianMixturePrior, UNet
 from posterior.samplers import (
     DAPS,
     DDIM,
@@ -36,6 +36,7 @@ from posterior.samplers import (
     DDNMPlus,
     DiffPIR,
     DPSPlus,
+    ExactEmpirical,
     ExactGaussian,
     ExactMixture,
     GeometricAnnealing,
@@ -56,6 +57,7 @@ from posterior.samplers import (
     RespacedSigmas,
     ReverseDiffusion,
     Sampler,
+    TotalVariation,
     unobserved,
 )
 from tests.fake_device import HiddenWait
@@ -82,6 +84,11 @@ def mixture() -> GaussianMixturePrior:
     return GaussianMixturePrior(
         torch.tensor([0.4, 0.6]), means, directions, torch.full((2, 4), 0.3), torch.tensor([0.05, 0.1])
     )
+
+
+def given(width: float = 0.0) -> EmpiricalPrior:
+    """Some images, so many that two samples of a vague measurement are two of them."""
+    return EmpiricalPrior(0.4 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)), width)
 
 
 @cache
@@ -216,8 +223,23 @@ ENTRIES = {
     "Lasso": Entry(
         Lasso(num_steps=5), field, 0, family=BLUR, deterministic=True, bad={"threshold": 0.0, "wavelet": "bior2.2"}
     ),
+    "TotalVariation": Entry(
+        TotalVariation(num_steps=5), field, 0, family=BLUR, deterministic=True, bad={"weight": 0.0}
+    ),
     "ExactGaussian": Entry(ExactGaussian(), field, 0, family=BLUR, stops_early=True, bad={"tolerance": 1.0}),
     "ExactMixture": Entry(ExactMixture(), mixture, 0),
+    "ExactEmpirical": Entry(
+        ExactEmpirical(),
+        given,
+        0,
+        family=PhaseRetrieval(),
+        likelihood=GaussianNoise(10.0),
+        bad={"num_draws": 0, "least_draws": 0.5},
+    ),
+    "ExactEmpirical, blurred": Entry(ExactEmpirical(), lambda: given(0.3), 0),
+    "ExactEmpirical, drawn": Entry(
+        ExactEmpirical(500, 1.0), lambda: given(0.3), 0, family=PhaseRetrieval(), likelihood=GaussianNoise(3.0)
+    ),
 }
 
 

@@ -1,0 +1,252 @@
+"""EDM's preconditioning, its networks, and its published pickles."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import sys
+import tempfile
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.__main__ import run
+from benchmarks.tools.convert import edm_settings
+from benchmarks.tools.recipe import fill_by_recipe
+from posterior import UserError
+from posterior.edm_pickle import write_arrays
+from posterior.priors import DhariwalUNet, EDMPrior, SongUNet
+from posterior.reading import read_json, read_state
+from tests.formats import UnitVariance, made, sampled, shipped
+
+GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "data" / "edm_golden.json.gz").read_bytes()))["cases"]
+SMALL = GOLDEN[0]["settings"]
+
+
+def images(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['network']}{len(case['settings'])}")
+def test_the_networks_are_nvidias(case):
+    """Keys, shapes and outputs, of another implementation than ours."""
+    network = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}[case["network"]](**case["settings"]).eval()
+    assert {key: list(value.shape) for key, value in network.state_dict().items()} == case["keys"]
+    fill_by_recipe(network)
+    classes = case["settings"].get("label_dim", 0)
+    labels = torch.eye(classes)[[1, 2]] if classes else None
+    found = network(images(2, 3, 8, 8), torch.tensor([-0.7, 0.9]), labels)[:, :, ::3, ::3].flatten()
+    torch.testing.assert_close(found, torch.tensor(case["output"]), rtol=0, atol=1e-5)
+
+
+class GaussianNetwork(nn.Module):
+    """F for which D is the conditional mean under N(0, variance)."""
+
+    def __init__(self, sigma_data, variance):
+        super().__init__()
+        self.sigma_data, self.variance = sigma_data, variance
+
+    def forward(self, x, noise):
+        sigma = (4 * noise).exp().view(-1, 1, 1, 1)
+        radius2 = sigma**2 + self.sigma_data**2
+        noisy = x * radius2.sqrt()
+        denoised = noisy * self.variance / (self.variance + sigma**2)
+        return (denoised - self.sigma_data**2 / radius2 * noisy) * radius2.sqrt() / (sigma * self.sigma_data)
+
+
+def test_the_preconditioning():
+    prior, x = EDMPrior(GaussianNetwork(0.6, 0.3), 0.6, 0.01, 50.0), images(3, 3, 4, 4)
+    levels = torch.tensor([0.01, 1.0, 50.0])
+    expected = x * (0.3 / (0.3 + levels**2)).view(-1, 1, 1, 1)
+    torch.testing.assert_close(prior.denoise(x, levels), expected, rtol=1e-4, atol=1e-5)
+    for row, sigma in enumerate(levels.tolist()):
+        torch.testing.assert_close(prior.denoise(x, sigma)[row], expected[row], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"outside \[0\.01, 50\]"):
+        prior.denoise(x, 51.0)
+
+
+def test_a_class_is_a_unit_vector():
+    class Labelled(nn.Module):
+        def forward(self, x, noise, class_labels):
+            assert class_labels.shape == (len(x), 3)
+            return x + (class_labels @ torch.tensor([1.0, 2.0, 4.0])).view(-1, 1, 1, 1)
+
+    x = images(2, 3, 4, 4)
+    priors = [EDMPrior(Labelled(), num_classes=3, label=label) for label in range(3)]
+    outputs = [prior.denoise(x, 0.5) - priors[0].denoise(x, 0.5) for prior in priors]
+    torch.testing.assert_close(outputs[2], 3 * outputs[1])
+    assert outputs[1].min() > 0
+    assert len({prior.fingerprint() for prior in priors}) == 3
+    for settings, told in (
+        ({"num_classes": 3}, "has 3 classes: label must say"),
+        ({"label": 1}, "label is 1, but the network has no classes"),
+        ({"num_classes": 3, "label": 3}, "label must be >= 0 and <= 2"),
+        ({"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_max must be > 2"),
+        ({"sigma_data": 0.0}, "sigma_data must be > 0"),
+    ):
+        with pytest.raises(UserError, match=told):
+            EDMPrior(Labelled(), **settings)
+    with pytest.raises(UserError, match="takes no class_labels"):
+        EDMPrior(GaussianNetwork(0.5, 1.0), num_classes=3, label=1)
+
+
+def test_the_shipped_prior_in_this_form_gives_the_native_runs_samples():
+    toon = shipped()
+    prior = EDMPrior(UnitVariance(toon, 0.25), 1.0, toon.sigma_min, toon.sigma_max)
+    assert (sampled(prior) - sampled(toon)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"img_resolution": 7}, "SongUNet: img_resolution 7 is no multiple of 2"),
+        ({"out_channels": 4}, "out_channels must be >= 3 and <= 3"),
+        ({"channel_mult": []}, "channel_mult must have 1 to"),
+        ({"model_channels": 4096, "channel_mult": [64, 64]}, "more than 1e.10"),
+        ({"resample_filter": [1, 2, 1]}, "resample_filter must have an even number"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        SongUNet(**(SMALL | settings))
+
+
+# published files
+
+
+class Persistent:
+    """As torch_utils.persistence pickles a module: a function that runs source code, and what it is given."""
+
+    def __init__(self, name, module, **attributes):
+        held = {name: Persistent.of(child) for name, child in module._modules.items()}
+        state = {"_parameters": OrderedDict(module._parameters), "_buffers": module._buffers, "_modules": held}
+        source = "raise SystemExit('this code must not run')"
+        self.meta = {"type": "class", "version": 6, "module_src": source, "class_name": name}
+        self.meta["state"] = {"training": False, **state, **attributes}
+
+    @staticmethod
+    def of(module):
+        if isinstance(module, nn.ModuleDict):  # of torch, pickled as itself
+            made = nn.ModuleDict()
+            made._modules = {name: Persistent.of(child) for name, child in module.items()}
+            return made
+        return Persistent(type(module).__name__, module)
+
+    def __reduce__(self):
+        return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Write a pickle: published(network, preconditioning, **attributes) -> its path."""
+
+    def _reconstruct_persistent_obj(meta):
+        raise AssertionError("their code has run")
+
+    persistence = types.ModuleType("torch_utils.persistence")
+    _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
+    persistence._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
+    monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)
+
+    def write(network, preconditioning="EDMPrecond", inner="SongUNet", settings=SMALL, **attributes):
+        whole = nn.Module()
+        facts = {"sigma_data": 0.5, "sigma_min": 0, "sigma_max": float("inf"), "label_dim": 0}
+        held = Persistent(preconditioning, whole, **(facts | attributes))
+        held.meta["state"]["_modules"]["model"] = Persistent(inner, network, _init_args=(), _init_kwargs=settings)
+        path = tmp_path / "edm.pkl"
+        path.write_bytes(pickle.dumps({"ema": held, "loss_fn": Marks(), "data": None}, protocol=4))
+        return path
+
+    return write
+
+
+class Marks:
+    """Leaves a folder behind if it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("the_code_of_a_pickle_has_run",)
+
+
+@torch.no_grad()
+def test_a_published_pickle_becomes_a_prior_and_no_code_of_it_runs(tmp_path, published, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = SongUNet(**SMALL).eval()
+    fill_by_recipe(network)
+    path = published(network)
+    run("convert", ["edm", str(path)])
+    assert not (tmp_path / "the_code_of_a_pickle_has_run").exists()
+    assert "edm.json: the prior" in capsys.readouterr().out
+    prior = made(tmp_path / "edm.json")
+    assert (prior.sigma_min, prior.sigma_max, prior.channels, prior.size) == (0.002, 80.0, 3, (8, 8))
+    x = images(2, 3, 8, 8)
+    for sigma in (0.002, 0.5, 80.0):
+        assert torch.equal(prior.denoise(x, sigma), EDMPrior(network).denoise(x, sigma))
+    with pytest.raises(SystemExit):
+        run("convert", ["edm", str(path)])
+    assert "edm.safetensors is there already" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"is a pickle, .*: posterior-sampling convert edm .*edm.pkl"):
+        EDMPrior(network, checkpoint=path)
+
+
+def in_this_process(path):
+    """What the process of its own does, with its time for imports left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_arrays(path, Path(folder))
+        return read_state(Path(folder) / "weights.safetensors"), read_json(Path(folder) / "facts.json", "facts")
+
+
+def test_classes_of_a_published_pickle_are_counted(published):
+    settings = GOLDEN[5]["settings"]
+    network = DhariwalUNet(**settings)
+    state, facts = in_this_process(published(network, "Precond", "DhariwalUNet", settings, label_dim=5, sigma_max=60.0))
+    assert state.keys() == network.state_dict().keys()
+    found = edm_settings(facts, "x.safetensors")["init_args"]
+    assert (found["num_classes"], found["sigma_max"], found["network"]["init_args"]) == (5, 60.0, settings)
+
+
+def test_what_is_no_published_pickle_is_one_line(tmp_path, published, capsys):
+    network = SongUNet(**SMALL)
+    path = published(network)
+    path.write_bytes(path.read_bytes()[:-100])
+    for arguments, told in (
+        (["edm", str(path)], "edm.pkl is no network of EDM's: "),
+        (["edm", "nowhere.pkl"], "pickle nowhere.pkl does not exist"),
+        (["edm", str(path), "--output", "x.pt"], "--output must end in .safetensors"),
+        (["adm", str(path)], "convert: argument kind: invalid choice: 'adm'"),
+    ):
+        with pytest.raises(SystemExit):
+            run("convert", arguments)
+        line = capsys.readouterr().err
+        assert told in line
+        assert line.count("\n") == 1
+    for of, told in (
+        ({"preconditioning": "VPPrecond"}, "its preconditioning is VPPrecond, not one of"),
+        ({"inner": "Unknown"}, "its network is a Unknown, not one of"),
+    ):
+        with pytest.raises(UserError, match=told):
+            edm_settings(in_this_process(published(network, **of))[1], "x")
+
+
+class Strange(dict):
+    """A class that a stub must stand for: filled entry by entry."""
+
+
+class Odd(list):
+    """Another: filled by its end."""
+
+
+@pytest.mark.parametrize("held", [3, {"weights": 3}, [Strange(a=1), Odd([2])], Strange(_modules={})])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_what_holds_no_network_is_said_whatever_it_holds(tmp_path, held, protocol):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"ema": held}, protocol=protocol))
+    with pytest.raises(ValueError, match="it holds no network called ema"):
+        in_this_process(tmp_path / "x.pkl")
