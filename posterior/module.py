@@ -20,6 +20,7 @@ from posterior.checks import MOST_SAMPLES, whole
 from posterior.errors import Diverged, UserError
 from posterior.measurement import Measurement
 from posterior.metrics import FeatureDistance, Functional, ImageMetric, RecordMeans, encode, standard_metrics
+from posterior.metrics.distribution import coverage
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, not_finite
@@ -69,6 +70,10 @@ def not_averageable(records: Sequence[Mapping[str, object]]) -> dict[str, str]:
 class PosteriorSampling(pl.LightningModule):
     """Draws samples of p(x | y) for every image of a DataModule, and measures them.
 
+    With K > 1 samples the mean's row has their standard deviation and, where the truth is known, `coverage`: the share
+    of its numbers between the least and the greatest sample. It is (K - 1) / (K + 1) on average for truths of the
+    prior and exact samples.
+
     Args:
         prior: the frozen prior.
         sampler: how samples are drawn.
@@ -105,7 +110,7 @@ class PosteriorSampling(pl.LightningModule):
         self.metrics: list[ImageMetric] = standard_metrics() if metrics is None else metrics
         self._metric_modules = nn.ModuleList(self.metrics)  # so that their networks move to the device
         names = [metric.name for metric in self.metrics]
-        columns = {"sample": [*names, *COST], "mean": [*names, "std"]}
+        columns = {"sample": [*names, *COST], "mean": [*names, "std", "coverage"]}
         if pick_best:
             columns |= {"best": names, "oracle": names}
         self.means = RecordMeans(columns)
@@ -231,6 +236,8 @@ class PosteriorSampling(pl.LightningModule):
         if self.num_samples > 1:
             values = self.evaluate(chains.mean(dim=0), batch)
             values["std"] = chains.var(dim=0).mean(dim=(1, 2, 3)).sqrt().tolist()
+            if batch.truth is not None:
+                values["coverage"] = coverage(chains, batch.truth).tolist()
             for functional in self.functionals:
                 values |= {name: waits.fetch("functional", x) for name, x in functional.columns(chains).items()}
             records += [

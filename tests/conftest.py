@@ -153,6 +153,12 @@ def relative_fixture() -> Callable[..., float]:
 
 
 @pytest.fixture(autouse=True)
+def _same_draws_in_any_order() -> None:
+    """What a test draws from torch's own generator does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _no_stray_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Distributed runs of one test must not leak into the next, nor modules that it wrote: others have their names."""
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):

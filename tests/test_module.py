@@ -52,6 +52,10 @@ def test_records_hold_each_samples_and_the_means_values(field):
     assert [by_key[i, "mean"]["psnr"] for i in "ab"] == pytest.approx(mean.tolist())
     std = prediction.samples.var(dim=0).mean(dim=(1, 2, 3)).sqrt()
     assert [by_key[i, "mean"]["std"] for i in "ab"] == pytest.approx(std.tolist())
+    low, high = prediction.samples.min(dim=0).values, prediction.samples.max(dim=0).values
+    between = ((low < batch.truth) & (batch.truth < high)).float().mean(dim=(1, 2, 3))
+    assert [by_key[i, "mean"]["coverage"] for i in "ab"] == pytest.approx(between.tolist())
+    assert 0.1 < float(between.mean()) < 0.6  # of two samples a third
     assert "seconds" not in by_key["a", "mean"]
 
 

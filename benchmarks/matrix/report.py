@@ -23,7 +23,8 @@ from posterior.results.report import read_metrics
 from posterior.results.table import HEADINGS
 
 NOT_METRICS = {"id", "sample", "picked"}
-PAIRED = ("l2", "psnr", "ssim", "lpips_alex", "lpips_alex_x2", "lpips_vgg")
+COMPARED = ("l2", "psnr", "ssim", "lpips_alex", "lpips_alex_x2", "lpips_vgg")
+PAIRED = (*COMPARED, *(f"{name}_of_mean" for name in COMPARED))
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Result:
         config: its settings.
         dir: its folder.
         report: metrics.json.
-        values: metric -> image id -> mean over the image's samples.
+        values: metric -> image id -> mean over the image's samples; ``METRIC_of_mean``: of their mean.
     """
 
     task: str
@@ -55,14 +56,16 @@ class Result:
         try:
             report = read_metrics(folder)
             with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row["sample"].isdigit()]
+                rows = [row for row in csv.DictReader(file) if row["sample"].isdigit() or row["sample"] == "mean"]
         except (OSError, UserError):
             return None
         grouped: dict[str, dict[str, list[float]]] = {}
+        of_samples = {name for row in rows if row["sample"] != "mean" for name, text in row.items() if text}
         for row in rows:
             for name, text in row.items():
                 if name not in NOT_METRICS and text:
-                    grouped.setdefault(name, {}).setdefault(row["id"], []).append(float(text))
+                    column = f"{name}_of_mean" if row["sample"] == "mean" and name in of_samples else name
+                    grouped.setdefault(column, {}).setdefault(row["id"], []).append(float(text))
         values = {name: {i: float(np.mean(v)) for i, v in by_id.items()} for name, by_id in grouped.items()}
         return cls(cell.task, cell.sampler, cell.seed, cell.config, folder, report, values)
 

@@ -158,7 +158,7 @@ def coverage(samples: Tensor, truth: Tensor, trim: int = 0) -> Tensor:
         raise ValueError(f"coverage: {len(samples)} samples without {trim} at each end bound no interval")
     ordered = samples.sort(dim=0).values
     inside = (ordered[trim] <= truth) & (truth <= ordered[len(samples) - 1 - trim])
-    return inside.flatten(1).double().mean(dim=1)
+    return inside.flatten(1).float().mean(dim=1)
 
 
 def nominal_coverage(num_samples: int, trim: int = 0) -> float:

@@ -123,7 +123,13 @@ def test_a_matrix_runs_reports_and_skips_what_is_finished(small, tmp_path, monke
     assert {row["images"] for row in rows} == {"2"}
     for row in rows:
         folder = tmp_path / "out" / row["task"] / row["sampler"] / f"seed_{row['seed']}"
-        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]["sample"]
+        report = json.loads((folder / "metrics.json").read_text())["metrics"]
+        several = (row["task"], row["sampler"]) == ("sr", "fast")
+        for column, name in (("psnr_of_mean", "psnr"), ("residual_of_mean", "residual"), ("coverage", "coverage")):
+            found = float(row[column]) if row[column] else None
+            assert found == (pytest.approx(report["mean"][name]["mean"], rel=1e-5) if several else None)
+        metrics = report["sample"]
+        assert float(row["residual"]) == pytest.approx(metrics["residual"]["mean"], rel=1e-5)
         assert float(row["psnr"]) == pytest.approx(metrics["psnr"]["mean"], rel=1e-5)
         assert float(row["psnr_half95"]) == pytest.approx(12.706 * metrics["psnr"]["sem"], rel=1e-3)  # t, 1 degree
     page = (tmp_path / "out" / "report.html").read_text()
