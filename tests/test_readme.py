@@ -1,4 +1,4 @@
-"""The README's code and commands run as they stand."""
+"""The README and the pages behind it: code and commands run as they stand, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import BENCHMARKS, COMMANDS
 from lightning_cli import main
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README, TEXT = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.md")])
 BLOCKS = dict(enumerate(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)))
 
 pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
@@ -40,7 +43,37 @@ def test_the_samplers_example_runs_by_its_command(tmp_path, monkeypatch, root):
 
 
 def test_named_files_exist(root):
-    for name in re.findall(r"`(configs/[\w/]+\.yaml)`|\((docs/[\w/]+\.png)\)", TEXT):
-        assert (root / "".join(name)).is_file(), name
-    assert "make demo" in TEXT.split("![", 1)[0]
-    assert "make test" in TEXT.split("![", 1)[0]
+    for name in re.findall(r"`(configs/[\w/]+\.(?:yaml|npz|md))`", README + TEXT):
+        assert (root / name).is_file(), name
+
+
+def test_the_readme_begins_with_what_to_do():
+    assert len(README.splitlines()) <= 120
+    before = README.split("![", 1)[0]
+    assert "make demo" in before
+    assert "make test" in before
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?://", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_that_pages_name_are_there(page):
+    known = {*COMMANDS, *BENCHMARKS}
+    text = page.read_text(encoding="utf-8") if page.name != "CHANGELOG.md" else ""
+    for name in re.findall(r"(?:posterior-sampling|python -m benchmarks) ([a-z][\w-]*)", text):
+        assert name in known, name
