@@ -25,7 +25,6 @@ class IdxImages(ImageData):
         path: of the images, (N, H, W) unsigned bytes, also compressed by gzip.
         operator: family of measurement operators.
         likelihood: noise law.
-        labels: idx file of as many unsigned bytes, one an image; None: there are none.
         size: side in pixels, not smaller than the pictures; 28x28 is put into the middle of 32x32.
         start: first image, >= 0.
         count: number of images, >= 1; None: all that follow.
@@ -43,7 +42,6 @@ class IdxImages(ImageData):
         path: Path,
         operator: OperatorFamily,
         likelihood: Likelihood,
-        labels: Path | None = None,
         size: int = 32,
         start: int = 0,
         count: int | None = None,
@@ -53,8 +51,8 @@ class IdxImages(ImageData):
         limit: int | None = None,
     ) -> None:
         super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        self.source = IdxImageSet(path, labels, size, start, count)
-        self.path, self.labels = self.source.path, self.source.labels
+        self.source = IdxImageSet(path, None, size, start, count)
+        self.path = self.source.path
 
     def list_ids(self) -> list[str]:
         self.source.load()
@@ -64,20 +62,13 @@ class IdxImages(ImageData):
     def read(self, image_id: str) -> Tensor:
         return self.source.image(int(image_id.removeprefix("idx_")) - self.source.start)
 
-    def label(self, image_id: str) -> int:
-        """The label of an image, by its id.
-
-        Raises:
-            UserError: if no labels were named.
-        """
-        return self.source.label(int(image_id.removeprefix("idx_")) - self.source.start)
-
 
 class IdxImageSet(ImageSet):
     """The same pictures, to learn from.
 
     Args:
-        path, labels, size, start, count: see `IdxImages`.
+        path, size, start, count: see `IdxImages`.
+        labels: idx file of as many unsigned bytes, one an image; None: there are none.
 
     Raises:
         UserError: if a number is out of range; when loading, naming the file that cannot be used.

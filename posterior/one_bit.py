@@ -37,7 +37,8 @@ class OneBit(Likelihood):
         return torch.where(clean + self.sigma_y * noise >= 0, 1.0, -1.0).to(clean)
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        return torch.special.log_ndtr(y * clean / self.sigma_y)
+        """In float64: in float32 its gradient is lost some hundred sigma_y from the sign that was seen."""
+        return torch.special.log_ndtr((y * clean / self.sigma_y).double())
 
     def variance(self, y: Tensor) -> float:
         """That of the noise before the sign."""
@@ -51,7 +52,7 @@ class OneBit(Likelihood):
     def distance(self, y: Tensor, clean: Tensor) -> Tensor:
         """sigma_y (-2 log p(y | A x))^(1/2), which is ||y - A x|| where noise is Gaussian."""
         lost = -2 * self.log_prob(y, clean).flatten(1).sum(dim=1)
-        return self.sigma_y * lost.clamp_min(1e-12) ** 0.5
+        return (self.sigma_y * lost.clamp_min(1e-12) ** 0.5).to(clean)
 
     def annealed(self, added_variance: float, y: Tensor) -> BlurredBits:
         return BlurredBits(self.sigma_y, added_variance)
@@ -82,8 +83,8 @@ class BlurredBits(Likelihood):
         return (torch.where(up, 1.0, -1.0) + self.added**0.5 * torch.special.ndtri(rest)).to(clean)
 
     def _terms(self, y: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Log of the two terms, but for what they share."""
-        u = clean / self.sigma
+        """Log of the two terms, but for what they share; float64, see `OneBit.log_prob`."""
+        u, y = (clean / self.sigma).double(), y.double()
         return torch.special.log_ndtr(u) + y / self.added, torch.special.log_ndtr(-u) - y / self.added
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
@@ -95,19 +96,19 @@ class BlurredBits(Likelihood):
 
     def score(self, y: Tensor, clean: Tensor) -> Tensor:
         plus, minus = self._terms(y, clean)
-        share, u = torch.sigmoid(plus - minus), clean / self.sigma
+        share, u = torch.sigmoid(plus - minus).to(clean), clean / self.sigma
         return (share * _mills(u) - (1 - share) * _mills(-u)) / self.sigma
 
     def distance(self, y: Tensor, clean: Tensor) -> Tensor:
         """As `OneBit.distance`, from the most that log p can be."""
-        most = torch.maximum(y, -y) / self.added
+        most = y.double().abs() / self.added
         lost = -2 * (torch.logaddexp(*self._terms(y, clean)) - most).flatten(1).sum(dim=1)
-        return self.sigma_y * lost.clamp_min(1e-12) ** 0.5
+        return (self.sigma_y * lost.clamp_min(1e-12) ** 0.5).to(clean)
 
     def annealed(self, added_variance: float, y: Tensor) -> BlurredBits:
         return BlurredBits(self.sigma, self.added + added_variance)
 
 
 def _mills(u: Tensor) -> Tensor:
-    """phi(u) / Phi(u), without overflow."""
-    return torch.exp(-0.5 * u**2 - 0.5 * math.log(2 * math.pi) - torch.special.log_ndtr(u))
+    """phi(u) / Phi(u), about -u where u is far below 0."""
+    return math.sqrt(2 / math.pi) / torch.special.erfcx(-u / math.sqrt(2))

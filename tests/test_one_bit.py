@@ -64,6 +64,20 @@ def test_a_sign_that_is_far_off_keeps_a_finite_pull():
     assert float(score) == pytest.approx(4.0 / 0.01, rel=0.01)  # as of a Gaussian whose mean is at the border
 
 
+@pytest.mark.parametrize("u", [-40.0, -1e3, -1e5])
+def test_float32_loses_nothing_far_from_the_sign_that_was_seen(u):
+    """phi / Phi at u is -u + 1 / |u| at most (Mills' ratio); the distance's slope is that of |u|."""
+    law, y = OneBit(0.5), torch.ones(1, 1)
+    far = torch.full((1, 1), 0.5 * u, requires_grad=True)
+    assert float(law.score(y, far.detach())) == pytest.approx(-u / 0.5, rel=1e-3)
+    (slope,) = torch.autograd.grad(law.distance(y, far).sum(), far)
+    assert float(slope) == pytest.approx(-1.0, rel=2e-2)
+    assert law.distance(y, far).dtype == torch.float32
+    blurred = BlurredBits(0.5, 0.3)
+    (slope,) = torch.autograd.grad(blurred.distance(torch.full((1, 1), 3.0), far).sum(), far)
+    assert torch.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("sigma_y", [0.0, -1.0, float("nan")])
 def test_the_noise_must_be_positive(sigma_y):
     with pytest.raises(UserError, match="OneBit: sigma_y must be > 0"):

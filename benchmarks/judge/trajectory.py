@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.judge.problems import Case, Problem
 from benchmarks.judge.running import Exact
+from posterior.checks import MOST_STEPS, whole
 from posterior.errors import UserError
 from posterior.priors import EmpiricalPrior
 from posterior.random import Streams, stream
@@ -56,19 +57,20 @@ def trajectory(
         ids: of its measurements.
         count: chains of each of them.
         seed: of measurements, chains and exact states.
-        every: levels that are looked at, besides the last one.
+        every: levels that are looked at, besides the last one, >= 1.
 
     Raises:
         UserError: if the problem has another prior, or the sampler takes another number of steps.
     """
     if not isinstance(problem.prior, EmpiricalPrior):
         raise UserError(f"problem {problem.name}: states on their way are known under an EmpiricalPrior only")
+    whole("trajectory", "every", every, 1, MOST_STEPS)
     looked = [step for step in range(1, len(sigmas)) if step % every == 0 or step == len(sigmas) - 1]
     found: dict[int, list[float]] = {step: [] for step in looked}
     for case in problem.cases(ids, seed):
         states = _states(sampler, problem, case, count, seed)
         if len(states) != len(sigmas) - 1:
-            raise UserError(f"{type(sampler).__name__} takes {len(states)} steps, its levels are {len(sigmas)}")
+            raise UserError(f"{type(sampler).__name__} takes {len(states)} steps, these levels are for {len(sigmas) - 1}")
         posterior = posterior_of(problem.prior, case.measurement, stream(seed, case.id, -1, "importance draws"))
         for step in looked:
             draws = stream(seed, case.id, step, "exact states")

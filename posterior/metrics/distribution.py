@@ -144,7 +144,8 @@ def coverage(samples: Tensor, truth: Tensor, trim: int = 0) -> Tensor:
     """Share of each image's numbers that lie between order statistics of its samples, (B,); for `MeanOverImages`.
 
     For posterior samples of independent (x, y) pairs its mean is exactly (K - 1 - 2 trim) / (K + 1): 0.9 for K = 19
-    from the least to the greatest, and for K = 39 with trim 1. Numbers of one image are not independent.
+    from the least to the greatest, and for K = 39 with trim 1, also where samples are equal to the truth: each order of
+    equal numbers counts as much. Numbers of one image are not independent.
 
     Args:
         samples: (K, B, *S).
@@ -156,9 +157,10 @@ def coverage(samples: Tensor, truth: Tensor, trim: int = 0) -> Tensor:
     """
     if trim < 0 or len(samples) - 2 * trim < 2:
         raise ValueError(f"coverage: {len(samples)} samples without {trim} at each end bound no interval")
-    ordered = samples.sort(dim=0).values
-    inside = (ordered[trim] <= truth) & (truth <= ordered[len(samples) - 1 - trim])
-    return inside.flatten(1).float().mean(dim=1)
+    below, equal = (samples < truth).sum(dim=0), (samples == truth).sum(dim=0)
+    least, most = below.clamp_min(1 + trim), (below + equal).clamp_max(len(samples) - 1 - trim)
+    inside = (most - least + 1).clamp_min(0) / (1 + equal)  # ranks below to below + equal are as likely
+    return inside.flatten(1).mean(dim=1)
 
 
 def nominal_coverage(num_samples: int, trim: int = 0) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from posterior.checks import MOST_IMAGES, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.idx import idx_shape, packed, padded, read_labelled
 from posterior.priors.base import Cost, Prior
+from posterior.random import stream
 from posterior.reading import check_file, read_arrays, shown
 
 ROWS = 64
@@ -160,6 +162,17 @@ class EmpiricalPrior(Prior):
         for start in range(0, len(self.images), BLOCK):
             place = slice(start, start + BLOCK)
             yield place, self.images[place].flatten(1)
+
+    def fingerprint(self) -> str:
+        """Of the width, the labels, and a projection of each image, in their order; read by blocks."""
+        direction = stream(0, "EmpiricalPrior", 0, "fingerprint")
+        projected = torch.randn(1, self.images[0].numel(), generator=direction, dtype=torch.float64)
+        values = waits.on_host("fingerprint", self.products, projected)
+        digest = hashlib.blake2b(f"{self.width:.9g} {tuple(self.images.shape)};".encode(), digest_size=16)
+        digest.update(",".join(f"{value:.6g}" for value in values[0].tolist()).encode())
+        if self.labels is not None:
+            digest.update(waits.on_host("fingerprint", torch.Tensor.long, self.labels).numpy().tobytes())
+        return digest.hexdigest()
 
     def products(self, x: Tensor) -> Tensor:
         """<x_i, x> for rows x (B, d), (B, N) float64."""
@@ -325,7 +338,7 @@ def _too_large(path: Path, size: int | None, half_turns: bool) -> bool:
         return False
     told = f"idx images {shown(path)} would take {numbers / 1e9:.3g} GB, of {memory() / 1e9:.3g} GB in all"
     if packed(path) or half_turns or size not in (None, *shape[1:]):
-        raise UserError(f"{told}: set count, or give a file that needs no unpacking, padding or turning")
+        raise UserError(f"{told}: give a file of fewer images, or one that needs no unpacking, padding or turning")
     return True
 
 

@@ -28,6 +28,13 @@ class WrappedPrior(Prior):
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
         return self.prior._predict(x, sigma)
 
+    def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """As the other prior has it: at sigma 0, where it is one in closed form, as well; ``sigma`` as `_predict`'s."""
+        return self.prior.score(x, sigma)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self._counted(self._score(x, self._checked(x, sigma)))
+
     def curvature(self, sigma: float) -> float:
         return self.prior.curvature(sigma)
 
@@ -59,6 +66,9 @@ class RescaledPrior(WrappedPrior):
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
         denoised, fraction = self.prior._predict((x - self.shift) / self.scale, sigma / self.scale)
         return self.scale * denoised + self.shift, fraction
+
+    def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.prior.score((x - self.shift) / self.scale, sigma / self.scale) / self.scale
 
     def curvature(self, sigma: float) -> float:
         return self.prior.curvature(sigma / self.scale) / self.scale**2
@@ -95,6 +105,10 @@ class ChannelwisePrior(WrappedPrior):
         levels = sigma.repeat_interleave(x.shape[1], dim=0) if isinstance(sigma, Tensor) else sigma
         denoised, fraction = self.prior._predict(x.flatten(0, 1)[:, None], levels)
         return denoised.view_as(x), None if fraction is None else fraction.view_as(x)
+
+    def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        levels = sigma.repeat_interleave(x.shape[1], dim=0) if isinstance(sigma, Tensor) else sigma
+        return self.prior.score(x.flatten(0, 1)[:, None], levels).view_as(x)
 
     def fingerprint(self) -> str:
         return hashlib.blake2b(f"{super().fingerprint()} {self.channels}".encode(), digest_size=16).hexdigest()

@@ -244,7 +244,7 @@ class ExactEmpirical(Sampler):
 
     Args:
         num_draws: importance draws of an image, where they are needed, >= 1.
-        least_draws: effective number of them below which it is an error, >= 1.
+        least_draws: effective number of them below which it is an error, >= 1, at most num_draws.
 
     Raises:
         UserError: if a number is out of range; on a call, if the prior is another one, the noise law states no density,
@@ -256,7 +256,7 @@ class ExactEmpirical(Sampler):
 
     def __post_init__(self) -> None:
         whole("ExactEmpirical", "num_draws", self.num_draws, 1, MOST_STEPS)
-        real("ExactEmpirical", "least_draws", self.least_draws, least=1, most=MOST_STEPS)
+        real("ExactEmpirical", "least_draws", self.least_draws, least=1, most=self.num_draws)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
@@ -274,7 +274,7 @@ class ExactEmpirical(Sampler):
             draws = stream(rng.seed, image_id, -1, "importance draws")
             posterior = posterior_of(prior, measurement.rows(rows[:1]), draws, self.num_draws)
             self._check(posterior, image_id)
-            component = torch.searchsorted(posterior.weights.cumsum(dim=0), place[rows])
+            component = torch.searchsorted(posterior.weights.cumsum(dim=0), place[rows], right=True)
             found = posterior.transform(component.clamp_max(len(posterior.weights) - 1), noise[rows])
             samples[rows] = torch.where(torch.isfinite(posterior.weights).all(), found, torch.nan).to(samples)
             observe("exact samples", done, len(rows_of), samples)

@@ -53,7 +53,7 @@ def test_dps_has_a_level_for_every_step(problem):
     sampler = DPS(GeometricSigmas(5, 10.0, 0.05), Ancestral(), clip_denoised=False)
     found = trajectory(sampler, sampler.schedule.sigmas(), problem, ["few/0"], 20, every=2)
     assert [one.sigma for one in found] == [sampler.schedule.sigmas()[step] for step in (2, 4, 5)]
-    with pytest.raises(UserError, match="DPS takes 5 steps, its levels are 12"):
+    with pytest.raises(UserError, match="DPS takes 5 steps, these levels are for 11"):
         trajectory(sampler, SIGMAS[:12], problem, ["few/0"], 2)
     with pytest.raises(UserError, match="under an EmpiricalPrior only"):
         trajectory(sampler, SIGMAS, chosen(["two-modes"])[0], ["two-modes/0"], 2)

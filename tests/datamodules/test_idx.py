@@ -38,7 +38,7 @@ def data(path, **settings):
 
 def test_pictures_are_padded_scaled_and_named_by_their_number(write):
     path, labels = write("images", idx(NUMBERS)), write("labels", idx(np.array([3, 1, 4, 1, 5], np.uint8)))
-    source = data(path, labels=labels, size=16, start=1, count=3, batch_size=3)
+    source = data(path, size=16, start=1, count=3, batch_size=3)
     (batch,) = [source.on_after_batch_transfer(batch, 0) for batch in source.predict_dataloader()]
     assert batch.ids == ["idx_000001", "idx_000002", "idx_000003"]
     assert batch.truth.shape == (3, 1, 16, 16)
@@ -46,12 +46,12 @@ def test_pictures_are_padded_scaled_and_named_by_their_number(write):
     expected = torch.full((3, 16, 16), -1.0)
     expected[:, 5:11, 4:12] = torch.from_numpy(NUMBERS[1:4]).float() / 127.5 - 1
     torch.testing.assert_close(batch.truth[:, 0], expected)
-    assert [source.label(one) for one in batch.ids] == [1, 4, 1]
-    images = IdxImageSet(path, size=16, start=1, count=3)
+    images = IdxImageSet(path, labels, size=16, start=1, count=3)
     torch.testing.assert_close(images.all()[:, 0], expected)
     torch.testing.assert_close(images[2][0][0], expected[2])
+    assert [images.label(index) for index in range(3)] == [1, 4, 1]
     with pytest.raises(UserError, match="labels were not named"):
-        images.label(0)
+        IdxImageSet(path).label(0)
     assert len(data(path, size=8, start=2).ids) == 3
 
 
@@ -85,7 +85,7 @@ def test_a_bad_file_is_one_line(write, fault):
 )
 def test_labels_of_other_images_are_refused(write, labels, message):
     with pytest.raises(UserError, match=message) as caught:
-        data(write("images", idx(NUMBERS)), labels=write("labels", idx(labels)))
+        IdxImageSet(write("images", idx(NUMBERS)), write("labels", idx(labels))).load()
     assert "\n" not in str(caught.value)
 
 

@@ -154,3 +154,13 @@ def test_bootstrap_intervals_cover():
         low, high = bootstrap(rng.normal(size=60), np.mean, count=200, seed=seed)
         hits += low <= 0 <= high
     assert 0.88 < hits / 200 < 0.99
+
+
+def test_numbers_that_are_equal_count_for_each_of_their_orders():
+    """A law of two points, where truth and samples are often the same: exact samples are covered as often as any."""
+    generator = torch.Generator().manual_seed(0)
+    draws = (torch.rand(10, 4000, 5, generator=generator) < 0.7).float()
+    found = coverage(draws[1:], draws[0])
+    assert float(found.mean()) == pytest.approx(nominal_coverage(9), abs=4 * (0.16 / 20_000) ** 0.5)
+    assert coverage(torch.zeros(9, 1, 3), torch.zeros(1, 3)) == pytest.approx(0.8)
+    assert float(coverage(torch.zeros(9, 1, 3), torch.ones(1, 3))) == 0

@@ -220,6 +220,23 @@ def test_images_beyond_the_memory_stay_on_the_disk_and_it_is_said_first(files, t
     assert torch.equal(prior.denoise(x, 0.3), usual.denoise(x, 0.3))
     packed = write_idx(tmp_path / "images.gz", numbers, packed=True)
     for arguments in ({"path": packed}, {"path": path, "half_turns": True}, {"path": path, "size": 8}):
-        with pytest.raises(UserError, match=r"would take .* GB, of .* GB in all: set count") as caught:
+        with pytest.raises(
+            UserError, match=r"would take .* GB, of .* GB in all: give a file of fewer images"
+        ) as caught:
             EmpiricalPrior.from_file(**arguments)
         assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_tells_priors_apart():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(5, 1, 4, 4, generator=generator), torch.arange(5)
+    others = [
+        EmpiricalPrior(images, 0.3, labels),
+        EmpiricalPrior(images, 0.0, labels.flip(0)),
+        EmpiricalPrior(images, 0.0),
+        EmpiricalPrior(images.flip(-1), 0.0, labels),
+        EmpiricalPrior(images[[1, 0, 2, 3, 4]], 0.0, labels),
+    ]
+    found = [prior.fingerprint() for prior in (EmpiricalPrior(images, 0.0, labels), *others)]
+    assert len(set(found)) == 6
+    assert EmpiricalPrior(images.clone(), 0.0, labels.clone()).fingerprint() == found[0]

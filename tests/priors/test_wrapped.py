@@ -47,3 +47,15 @@ def test_a_grey_prior_takes_each_channel_as_an_image():
         prior.check_images((1, 4, 4))
     with pytest.raises(UserError, match="prior must be of images with 1 channel, not of 3"):
         ChannelwisePrior(prior)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-4])
+def test_scores_where_nothing_is_smoothed_are_those_of_the_other_prior(sigma):
+    grey, x = GaussianFieldPrior([0.3], [[1.0]], [0.02], [2.0], [0.05]), images(3)
+    channelwise, rescaled = ChannelwisePrior(grey), RescaledPrior(grey, 0.0, 1.0)
+    for channel in range(3):
+        one = x[:, channel : channel + 1]
+        torch.testing.assert_close(channelwise.score(x, sigma)[:, channel : channel + 1], grey.score(one, sigma))
+    one = x[:, :1]
+    torch.testing.assert_close(rescaled.score(one, sigma), grey.score((one + 1) / 2, sigma / 2) / 2)
+    assert channelwise.cost.forward == 3 * len(x)
