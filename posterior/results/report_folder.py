@@ -68,7 +68,7 @@ class Image:
     def num_measured(self) -> int | None:
         """Real numbers in y, if the run has noted it."""
         found = (record.get("num_measured") for record in self.records.values())
-        return next((int(m) for m in found if isinstance(m, (int, float))), None)
+        return next((m for m in found if isinstance(m, int)), None)
 
     def pictures(self, num_samples: int) -> Iterator[Picture]:
         """Those that are there, in the order of grid.png; complex ones with their phase behind them."""
@@ -126,7 +126,7 @@ class Run:
         """Task, prior, sampler, images, calls and time."""
         try:
             config = yaml.safe_load(self.settings)
-        except yaml.YAMLError:
+        except Exception:  # of a damaged file yaml raises what it likes: ValueError, RecursionError, IndexError
             config = None
         data, model = _at(config, "data", "init_args"), _at(config, "model")
         cost = {name: found["mean"] for name, found in self.summary.get("sample", {}).items()}
@@ -160,7 +160,8 @@ def _class(tree: Any, settings: bool = True) -> str | None:
     if not isinstance(path, str):
         return None
     given = _at(tree, "init_args") if settings else None
-    told = [f"{key} {value}" for key, value in (given or {}).items() if isinstance(value, (int, float, str))]
+    given = given if isinstance(given, dict) else {}
+    told = [f"{key} {value}" for key, value in given.items() if isinstance(value, (int, float, str))]
     parts = path.split(".")  # a class may be followed by a constructor of its own
     first = next((place for place, part in enumerate(parts) if part[:1].isupper()), len(parts) - 1)
     return ".".join(parts[first:]) + (f" ({', '.join(told)})" if told else "")
@@ -176,7 +177,7 @@ def read_run(folder: Path) -> Run:
     session = Session.last(journal)
     by_image: dict[str, dict[str, Record]] = {}
     for record in journal.complete(session.labels):
-        by_image.setdefault(str(record["id"]), {})[str(record["sample"])] = record
+        by_image.setdefault(str(record["id"]), {})[str(record["sample"])] = _numeric(record)
     by_image = {image_id: found for image_id, found in by_image.items() if fault(image_id) is None}
     records = [record for found in by_image.values() for record in found.values()]
     complete = [Image(image_id, folder, found) for image_id, found in by_image.items()]
@@ -197,13 +198,22 @@ def read_run(folder: Path) -> Run:
     return Run(folder, session, settings, complete + begun, len(complete), journal.failed(), means.compute(), notice)
 
 
+def _numeric(record: Record) -> Record:
+    """A record without metrics that are no number: a damaged line costs its value alone."""
+    return {
+        name: value
+        for name, value in record.items()
+        if name in NO_METRICS or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    }
+
+
 def _unfinished(folder: Path, complete: int) -> str | None:
     """Why a run has not come to its end, or None."""
     if not (folder / "metrics.json").exists():
         return f"This run has not come to its end. {complete} images are complete."
     try:
         counted = read_metrics(folder)["images"]
-    except (UserError, KeyError):
+    except (UserError, KeyError, RecursionError):
         return f"metrics.json cannot be read. {complete} images are complete."
     if counted != complete:
         return f"metrics.json counts {counted} images, {complete} are complete here."

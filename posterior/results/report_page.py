@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
+from typing import NoReturn
 from urllib.parse import quote
 
 import numpy as np
 import PIL.Image
 
 import posterior
+from posterior.errors import UserError
 from posterior.files import say, write_whole
+from posterior.metrics.distribution import nominal_coverage
 from posterior.results.pictures import STD_RANGE, STD_SMOOTHING, STD_TICKS, png, std_colours
 from posterior.results.report_folder import MAIN, NO_METRICS, Image, Picture, Run, as_json, picture_labels, read_run
 from posterior.results.table import HEADINGS, cell
+from posterior.shell import in_words
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +45,8 @@ BESIDE_BYTES = 256_000_000
 """Of PNG files that are written once more beside the page, so that it can read their pixels."""
 SIDE = 96
 """Of a thumbnail, in pixels."""
-WORST = {"psnr": "low", "ssim": "low", "l2": "high", "nmse": "high", "residual": "one"}
-"""Which value of a metric is bad: the lowest, the highest, the one furthest from 1. Of others nobody has said."""
+WORST: dict[str, str | float] = {"psnr": "low", "ssim": "low", "l2": "high", "nmse": "high", "residual": 1.0}
+"""Which value of a metric is bad: the lowest, the highest, the one furthest from a number. Of others see `_worst`."""
 
 Source = Callable[[Picture], str]
 
@@ -62,8 +66,7 @@ def write_page(folder: Path) -> Path:
         OSError: if it cannot be written.
     """
     run = read_run(folder)
-    for old in (folder / BESIDE).glob("*.js"):
-        old.unlink()
+    unwanted = {f"{number}.js" for number in range(MOST_BESIDE)}
     sections: list[str] = []
     inside, readable, size = 0, 0, 0
     for number, image in enumerate(run.images[:MOST_BESIDE]):
@@ -76,9 +79,13 @@ def write_page(folder: Path) -> Path:
             readable = number + 1
             text = as_json(_section(run, number, image, pictures, _inline))
             write_whole(folder / BESIDE / f"{number}.js", f"beside[{number}]={text}\n".encode())
+            unwanted.remove(f"{number}.js")
         if number < MOST_INSIDE:
             sections.append(_section(run, number, image, pictures, source))
     write_whole(folder / NAME, _page(run, sections, inside, readable).encode("utf-8", "replace"))
+    for old in (folder / BESIDE).glob("*.js"):  # of an earlier page, which has read them until now
+        if old.name in unwanted:
+            old.unlink()
     return folder / NAME
 
 
@@ -93,13 +100,31 @@ def leave_page(folder: Path) -> None:
 def report(arguments: Sequence[str]) -> None:
     """The command ``posterior-sampling report FOLDER``: write the page anew, also of a run that was killed.
 
+    All folders are tried. The first mistake is raised at the end, and those after it are warnings.
+
     Raises:
-        UserError: if a folder holds no run.
+        UserError: if a folder holds no run, or none is named.
+        OSError: if a page cannot be written.
     """
-    parser = ArgumentParser(prog="posterior-sampling report", description=(__doc__ or "").splitlines()[0])
+    parser = _Parser(prog="posterior-sampling report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="of a run: results/NAME")
+    mistakes: list[UserError | OSError] = []
     for folder in parser.parse_args(arguments).folders:
-        print(f"page: {write_page(folder)}", file=sys.stdout)
+        try:
+            print(f"page: {write_page(folder)}", file=sys.stdout)
+        except (UserError, OSError) as error:
+            mistakes.append(error)
+    for mistake in mistakes[1:]:
+        log.warning("%s", in_words(mistake))
+    if mistakes:
+        raise mistakes[0]
+
+
+class _Parser(ArgumentParser):
+    """A mistake in the command line is one line, as any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"report: {message}")
 
 
 def _page(run: Run, sections: Sequence[str], inside: int, readable: int) -> str:
@@ -117,7 +142,7 @@ def _page(run: Run, sections: Sequence[str], inside: int, readable: int) -> str:
         "beside": BESIDE,
         "range": STD_RANGE,
         "window": STD_SMOOTHING,
-        "metrics": [{"name": n, "label": HEADINGS.get(n, n), "worst": _worst(n)} for n in run.metrics],
+        "metrics": [{"name": n, "label": HEADINGS.get(n, n), "worst": _worst(run, n)} for n in run.metrics],
         "ids": [image.id for image in run.images],
         "measured": [image.num_measured for image in run.images],
         "values": {name: [_rounded(image.value(name)) for image in run.images] for name in run.metrics},
@@ -137,6 +162,7 @@ def _page(run: Run, sections: Sequence[str], inside: int, readable: int) -> str:
         "ticks": _ticks(),
         "sections": "\n".join(sections) + more,
         "means": _means(run),
+        "coverage": _coverage(run),
         "failed": _failed(run.failed),
         "settings": html.escape(run.settings) or "config.yaml is not here.",
         "versions": html.escape(", ".join(f"{name} {number}" for name, number in run.session.versions.items())),
@@ -155,7 +181,10 @@ def _ticks() -> str:
     return f"<svg>{''.join(texts)}</svg>"
 
 
-def _worst(metric: str) -> str | None:
+def _worst(run: Run, metric: str) -> str | float | None:
+    """As in `WORST`; None: nobody has said."""
+    if metric == "coverage":
+        return nominal_coverage(run.session.samples_per_image)
     return "high" if metric.startswith("lpips") else WORST.get(metric)
 
 
@@ -199,7 +228,7 @@ def _thumbnails(run: Run) -> Iterable[str]:
                 if pixels > MOST_PIXELS:
                     return
                 yield _thumbnail(picture, path)
-        except OSError:  # it is damaged, or no picture
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):  # it is damaged, or no picture
             yield ""
 
 
@@ -258,6 +287,18 @@ def _means(run: Run) -> str:
         cells = (cell(means.get(name), run.num_complete).replace("+-", "±") for name in run.metrics)
         rows.append([names.get(kind, kind), *cells])
     return table(rows, "Means over images") if run.summary else "<p>No image is complete.</p>"
+
+
+def _coverage(run: Run) -> str:
+    """What the coverage of exact samples is, of a run that has it: not 1."""
+    if "coverage" not in run.metrics:
+        return ""
+    samples = run.session.samples_per_image
+    return (
+        f"{HEADINGS['coverage']}: share of the values of the truth between the least and the greatest of {samples} "
+        "samples. For exact samples, and truths of the prior, it is "
+        f"(K - 1) / (K + 1) = {nominal_coverage(samples):.3g} on average."
+    )
 
 
 def _failed(failed: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from posterior.results.pictures import save_png, std_colours
 from posterior.results.report import write_report
 from posterior.results.report_page import write_page
 from posterior.results.report_phase import phase_pixels
-from tests.results.runs import pixels, psnr, write_journal, write_pictures, write_run
+from tests.results.runs import COVERAGE, pixels, psnr, write_journal, write_pictures, write_run
 from tests.results.test_report_page import HOSTILE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -106,6 +106,10 @@ def test_it_opens_flips_sorts_and_zooms(look, run, tmp_path, width, scheme):
     assert page.text_content("#title") == IDS[worst[0]] != IDS[0]
     page.click("#reverse")
     assert titles(page) == [IDS[number] for number in worst[::-1]]
+    page.click("#reverse")
+    for metric, bad in (("coverage", [abs(c - 0.6) for c in COVERAGE]), ("residual", range(5)), ("seconds", [0] * 5)):
+        page.select_option("#metric", metric)
+        assert titles(page) == [IDS[number] for number in sorted(range(5), key=lambda number: -bad[number])]
     page.fill("#find", "E_3")
     assert titles(page) == [IDS[3]]
     page.click("#in")

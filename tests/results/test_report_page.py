@@ -3,6 +3,8 @@ import errno
 import json
 import logging
 import re
+import struct
+import zlib
 from html.parser import HTMLParser
 
 import pytest
@@ -133,8 +135,65 @@ def test_numbers_that_disagree_with_the_journal_are_told(tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text()) | {"images": 5}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert "metrics.json counts 5 images, 2 are complete here." in write_page(folder).read_text()
-    (folder / "metrics.json").write_text("{")
-    assert "metrics.json cannot be read." in write_page(folder).read_text()
+    for damaged in ("{", "[" * 100_000):
+        (folder / "metrics.json").write_text(damaged)
+        assert "metrics.json cannot be read." in write_page(folder).read_text()
+
+
+def flipped(picture):
+    """One bit of the compressed pixels is another."""
+    content = bytearray(picture)
+    content[content.index(b"IDAT") + 6] ^= 1
+    return bytes(content)
+
+
+def enormous(picture):
+    """The head of a picture says that it has 40000 x 40000 pixels."""
+    head = b"IHDR" + struct.pack(">II", 40_000, 40_000) + picture[24:29]
+    return picture[:12] + head + struct.pack(">I", zlib.crc32(head)) + picture[33:]
+
+
+@pytest.mark.parametrize("damage", [flipped, enormous, lambda picture: picture[:40]])
+def test_a_damaged_picture_costs_its_thumbnail(tmp_path, damage):
+    folder = write_run(tmp_path / "run", ["a", "b"])
+    path = folder / "images" / "a" / "sample_000.png"
+    path.write_bytes(damage(path.read_bytes()))
+    thumbnails = index(write_page(folder).read_text())["thumbnails"]
+    assert thumbnails[0] == ""
+    whole = (folder / "images" / "b" / "sample_000.png").read_bytes()
+    assert thumbnails[1] == f"data:image/png;base64,{base64.b64encode(whole).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "told"),
+    [
+        ("a: 2020-13-45", "2 images; 4 samples of each:"),
+        ("a: !!int ''", "2 images; 4 samples of each:"),
+        ("[" * 5000, "2 images; 4 samples of each:"),
+        (
+            "data: {init_args: {operator: {class_path: posterior.operators.SuperResolution, init_args: [1]}}}",
+            "2 images, measured by SuperResolution; 4 samples of each:",
+        ),
+    ],
+)
+def test_damaged_settings_cost_their_part_of_the_sentence(tmp_path, damaged, told):
+    folder = write_run(tmp_path / "run", ["a", "b"])
+    (folder / "config.yaml").write_text(damaged)
+    page = write_page(folder).read_text()
+    assert told in page
+    assert damaged.replace("'", "&#x27;") in page
+
+
+@pytest.mark.parametrize("value", ["null", '"high"', "[1]", "true"])
+def test_a_metric_that_is_no_number_costs_this_value_alone(tmp_path, value):
+    folder = write_run(tmp_path / "run", ["a", "b"], samples=2)
+    journal = folder / "journal" / "rank0.jsonl"
+    text, least = journal.read_text(), f'"psnr": {psnr(0, 0)}'
+    assert text.count(least) == 1
+    journal.write_text(text.replace(least, f'"psnr": {value}'))
+    page = write_page(folder).read_text()
+    assert index(page)["values"]["psnr"] == [psnr(0, 1), pytest.approx([psnr(1, 0.5), psnr(1, 0), psnr(1, 1)])]
+    assert index(page)["values"]["residual"] == [1, 1.01]
 
 
 def test_pictures_of_a_large_run_are_beside_the_page(tmp_path, monkeypatch):
@@ -150,8 +209,17 @@ def test_pictures_of_a_large_run_are_beside_the_page(tmp_path, monkeypatch):
     assert sample in (folder / "report_files" / "3.js").read_text()
     assert 'src="images/5/sample_001.png"' in page
     monkeypatch.undo()
+    foreign = [folder / "report_files" / name for name in ("mine.js", "12a.js", "2.json")]
+    for path in foreign:
+        path.touch()
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_page(folder)
+    assert (folder / "report_files" / "2.js").exists()  # an earlier page may still read it
+    (folder / "report.html").rmdir()
     write_page(folder)
-    assert not list((folder / "report_files").iterdir())
+    assert set((folder / "report_files").iterdir()) == set(foreign)
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(tmp_path, caplog):
@@ -174,6 +242,41 @@ def test_the_command_writes_the_page_and_names_what_is_no_run(tmp_path, capsys):
     with pytest.raises(UserError, match="holds no journal"):
         write_page(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(("given", "told"), [([], "arguments are required: FOLDER"), (["--x", "a"], "--x")])
+def test_a_mistake_in_the_command_line_is_one_line(capsys, given, told):
+    with pytest.raises(SystemExit) as stopped:
+        command("report", given)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: report: ")
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_the_command_goes_on_to_folders_behind_a_mistake(tmp_path, capsys, caplog):
+    first, last = (write_run(tmp_path / name, ["a"]) for name in ("first", "last"))
+    blocked = write_run(tmp_path / "blocked", ["a"])
+    (blocked / "report.html").mkdir()
+    with pytest.raises(SystemExit):
+        command("report", [str(folder) for folder in (first, tmp_path / "nowhere", blocked, last)])
+    said = capsys.readouterr()
+    assert said.out == f"page: {first / 'report.html'}\npage: {last / 'report.html'}\n"
+    assert said.err.startswith(f"error: {tmp_path / 'nowhere' / 'journal'} holds no journal")
+    assert "Is a directory" in caplog.text
+
+
+def test_the_coverage_of_exact_samples_is_told_and_what_is_far_from_it_is_bad(tmp_path):
+    page = write_page(write_run(tmp_path / "four", ["a", "b"], samples=4)).read_text()
+    assert "cover.: share of the values of the truth between the least and the greatest of 4 samples." in page
+    assert "it is (K - 1) / (K + 1) = 0.6 on average." in page
+    worst = {metric["name"]: metric["worst"] for metric in index(page)["metrics"]}
+    assert worst["coverage"] == pytest.approx(3 / 5)
+    assert worst["residual"] == 1
+    assert worst["psnr"] == "low"
+    assert worst["seconds"] is None
+    assert "cover." not in write_page(write_run(tmp_path / "one", ["a", "b"], samples=1)).read_text()
 
 
 @pytest.mark.usefixtures("no_lpips_weights")

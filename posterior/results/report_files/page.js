@@ -30,15 +30,15 @@ function value(number, name) {
   return typeof found === "number" ? [found, found, found] : found;
 }
 
-/** How bad a value is whose worst is the lowest, or the one furthest from 1; else the value itself. */
-const badness = { low: mean => -mean, one: mean => Math.abs(mean - 1) };
+/** How bad a value is whose worst is the lowest, or the one furthest from a number; else the value itself. */
+const badness = (mean, worst) => worst === "low" ? -mean : typeof worst === "number" ? Math.abs(mean - worst) : mean;
 
 /** Order the images as the controls say. */
 function sort() {
   const wanted = $("find").value.trim().toLowerCase(), chosen = metric();
   order = range(index.ids.length).filter(number => index.ids[number].toLowerCase().includes(wanted));
   if (chosen) {
-    const bad = index.values[chosen.name].map(found => found === null ? -Infinity : (badness[chosen.worst] || Number)([found].flat()[0]));
+    const bad = index.values[chosen.name].map(found => found === null ? -Infinity : badness([found].flat()[0], chosen.worst));
     order.sort((a, b) => (bad[a] === bad[b] ? a - b : bad[b] - bad[a]));
   }
   if (on.reverse) order.reverse();
@@ -379,7 +379,7 @@ async function copy() {
 document.addEventListener("DOMContentLoaded", () => {
   index = JSON.parse($("index").textContent);
   $("metric").append(el("option", { value: "" }, "id"),
-    ...index.metrics.map(({ name, label, worst }) => el("option", { value: name }, `${label}, ${worst ? "worst" : "largest"} first`)));
+    ...index.metrics.map(({ name, label, worst }) => el("option", { value: name }, `${label}, ${worst === null ? "largest" : "worst"} first`)));
   const again = () => { sort(); step(-Infinity); };
   const clicks = { previous: () => step(-1), next: () => step(1), in: () => magnify(1), out: () => magnify(-1), copy, phase: toggle,
     outlines: toggle, reverse: event => { toggle(event); again(); } };
