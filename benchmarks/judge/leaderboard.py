@@ -52,7 +52,11 @@ def entrant_of(name: str, settings: Any, group: str, allow_local: bool = False) 
         return Entrant(name, group, same, same)
     rest = {key: value for key, value in settings.items() if key not in ("leaderboard", "tune")}
     bare = {key: value for key, value in rest.items() if key != "judge"}
+    if not isinstance(rest.get("init_args") or {}, dict):
+        raise UserError(f"{name}: init_args: must hold settings (setting: value)")
     judged = of_settings(name, rest, allow_local)
+    if not all(isinstance(pattern, str) for pattern in judged.patterns):
+        raise UserError(f"{name}: judge: must hold settings by problem (pattern: {{setting: value}})")
     curve, tune = {}, {}
     for told, values in together(name, "leaderboard", settings).items():
         curve[told] = of_settings(f"{name} ({told})", overlaid(rest, {"init_args": values}), allow_local)
@@ -66,10 +70,12 @@ def together(name: str, section: str, settings: dict[str, Any]) -> dict[str, dic
     """Values of a section that belong together: in words -> as ``init_args``.
 
     Raises:
-        UserError: if they are no lists, or their lengths differ.
+        UserError: if a setting has no name, they are no lists, or their lengths differ.
     """
     lists = settings.get(section) or {}
-    if not isinstance(lists, dict) or not all(isinstance(values, list) for values in lists.values()):
+    if not isinstance(lists, dict) or not all(
+        isinstance(key, str) and isinstance(values, list) for key, values in lists.items()
+    ):
         raise UserError(f"{name}: {section}: must hold lists of values by setting (setting: [values])")
     if len({len(values) for values in lists.values()}) > 1:
         raise UserError(f"{name}: {section}: {', '.join(lists)} must have the same number of values")
@@ -82,9 +88,9 @@ def together(name: str, section: str, settings: dict[str, Any]) -> dict[str, dic
 
 
 def _in_words(value: Any) -> str:
-    if isinstance(value, dict) and "class_path" in value:
+    if isinstance(value, dict) and isinstance(value.get("init_args", {}), dict) and "class_path" in value:
         inner = [f"{key} {_in_words(one)}" for key, one in value.get("init_args", {}).items()]
-        return " ".join([value["class_path"].rpartition(".")[2], *inner])
+        return " ".join([str(value["class_path"]).rpartition(".")[2], *inner])
     return "null" if value is None else str(value)
 
 
@@ -105,9 +111,12 @@ def listed(path: Path, allow_local: bool = False) -> list[Entrant]:
     settings = read_settings(path)
     if not isinstance(settings, dict) or not all(isinstance(settings.get(group, {}), dict) for group in GROUPS):
         raise UserError(f"{path}: a list of samplers has the tables {', '.join(GROUPS)}, name: settings")
-    unknown = sorted(settings.keys() - set(GROUPS))
+    unknown = sorted(settings.keys() - set(GROUPS), key=str)
     if unknown:
         raise UserError(f"{path}: {unknown[0]} is no table of a list of samplers: {', '.join(GROUPS)}")
+    unnamed = [name for own in settings.values() for name in own if not isinstance(name, str)]
+    if unnamed:
+        raise UserError(f'{path}: {unnamed[0]} is no name of a sampler: write "{unnamed[0]}"')
     found = [
         entrant_of(name, _with_notes(own), group, allow_local)
         for group in GROUPS
@@ -192,8 +201,8 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
     whole("leaderboard", "faces", options.faces, 0, MOST_FACES)
     whole("leaderboard", "mean-faces", options.mean_faces, 0, MOST_FACES)
     budget, entrants = _budget(options.budget), _asked(options)
-    problems = chosen(_names(options.problems) or QUICK, options.allow_local)
-    curves = [] if options.curves == "false" else chosen(_names([options.curves]), options.allow_local)
+    problems = chosen(_names("--problems", options.problems) or QUICK, options.allow_local)
+    curves = [] if options.curves == "false" else chosen(_names("--curves", [options.curves]), options.allow_local)
     board = leaderboard(
         entrants,
         problems,
@@ -216,7 +225,7 @@ def _asked(options: argparse.Namespace) -> list[Entrant]:
     path = named_file(options.list)
     if path is None:
         raise UserError(f"--list: the file of samplers {options.list} does not exist{near(options.list)}")
-    entrants, wanted = listed(path, options.allow_local), _names(options.only)
+    entrants, wanted = listed(path, options.allow_local), _names("--only", options.only)
     names = [one.name for one in entrants]
     for name in wanted:
         if name not in names:
@@ -233,12 +242,20 @@ def _tuned(wanted: str | None, problems: Sequence[Problem]) -> list[Problem]:
     """
     if wanted is None:
         return [one for one in problems if one.dimension <= FEW]
-    names, there = [] if wanted == "false" else _names([wanted]), [one.name for one in problems]
+    names, there = [] if wanted == "false" else _names("--tune", [wanted]), [one.name for one in problems]
     for name in names:
         if name not in there:
             raise UserError(f"--tune: {name!r} is none of the problems that are judged: {', '.join(there)}")
     return [one for one in problems if one.name in names]
 
 
-def _names(texts: Sequence[str]) -> list[str]:
-    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+def _names(option: str, texts: Sequence[str]) -> list[str]:
+    """Those that texts have with commas between them.
+
+    Raises:
+        UserError: if a text has none.
+    """
+    found = [[name.strip() for name in text.split(",") if name.strip()] for text in texts]
+    if not all(found):
+        raise UserError(f"{option} names nothing")
+    return [name for names in found for name in names]

@@ -44,9 +44,10 @@ Order: problems on which a sampler is judged and not refuted, then the geometric
 calls. In brackets: the worst measurement. "At equal cost" takes each sampler as it ships and, where its budget was
 varied, at every budget; verdicts are of samplers as they ship. At most {MOST_CALLS} calls a sample, forward and
 backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean of eight, as samplers
-ship; differences are paired over faces; no posterior is known there. "Their code": other libraries' own, with their
-defaults, on our priors and operators. "Tuned": with the settings that were chosen for each problem (see Tuned); such
-rows stand below the sampler as it ships, and count neither in the order nor at equal cost."""
+ship; differences are paired over faces; no posterior is known there. "Their code": other libraries' code on our priors
+and operators runs with its own defaults, some of which clip at [-1, 1] where these posteriors leave it, and is not
+tuned unless a row says so. "Tuned": with the settings that were chosen for each problem (see Tuned); such rows stand
+below the sampler as it ships, and count neither in the order nor at equal cost."""
 TUNED = """\
 Settings that each sampler was tried with: the nearest to the posterior by the median of W2 / floor is taken, of equal
 ones the first. Tried on half as many measurements as are reported, of another seed ({seed}), with half as many samples.
@@ -181,22 +182,29 @@ def _cheaper(board: Board, problem: str) -> list[str]:
 
 
 def _tuned_said(board: Board) -> list[str]:
-    """Whom tuning brings as near as the first of ours as it ships; and who is better than that by tuning, in bold."""
+    """Whom tuning brings as near as the first of ours as it ships; and who is better than that by tuning, in bold.
+
+    Of the problems on which others were tuned; nothing where nobody else was.
+    """
     ours, near, better = board.ours[0], [], []
     others = {name: found for name, found in board.tuned.items() if name not in board.ours}
+    names = list(dict.fromkeys(one.problem for one in board.choices if one.sampler in others))
+    if not names:
+        return []
     for place, own in enumerate(board.found[ours]):
-        mine, names = shipped_point(ours, own), []
+        if own.problem not in names:
+            continue
+        mine, brought = shipped_point(ours, own), []
         for name, found in others.items():
             before, after = (shipped_point(name, one[place]).ratio for one in (board.found[name], found))
             if after <= mine.high < before and math.isfinite(mine.high):
-                names.append(f"{name} ({after:.2f}; as it ships {before:.2f})")
-        if own.problem in {one.problem for one in board.choices}:
-            near.append(f"{own.problem}: {', '.join(names) or 'nobody'}")
+                brought.append(f"{name} ({after:.2f}; as it ships {before:.2f})")
+        near.append(f"{own.problem}: {', '.join(brought) or 'nobody'}")
         better += _nearer(ours, own, {tuned_name(name): found[place] for name, found in others.items()})
     told = [f"Tuning brings others within the 95 % interval of {ours} (W2 / floor): {'; '.join(near)}."]
     if better:
         return [*told, f"**Tuned, others are better than {ours} here: {'; '.join(better)}.**"]
-    return [*told, f"Tuned too, nobody else is better than {ours}."]
+    return [*told, f"Tuned on {', '.join(names)}, nobody else is better there than {ours}."]
 
 
 def spread(judged: Judged) -> dict[str, float] | None:
@@ -332,8 +340,14 @@ def tuned_rows(board: Board) -> list[list[str]]:
     rows = [["sampler", *problems, "tried"]]
     for name in (one for one in ordered(board) if one in board.tuned):
         own = [choices[name, problem] for problem in problems]
-        rows.append([name, *map(_chosen, own), "; ".join(one.setting for one in own[0].tried)])
+        rows.append([name, *map(_chosen, own), "; ".join(map(_tried, zip(*(one.tried for one in own), strict=True)))])
     return rows
+
+
+def _tried(points: Sequence[Point]) -> str:
+    """One setting, with the problems on which it gave no number."""
+    failed = [one.problem for one in points if one.failure is not None]
+    return points[0].setting + (f" (failed on {', '.join(failed)})" if failed else "")
 
 
 def _chosen(choice: Choice) -> str:

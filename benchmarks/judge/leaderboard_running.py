@@ -169,15 +169,20 @@ def leaderboard(
         tune: those of the problems on which samplers are judged a second time, with settings chosen for each.
 
     Raises:
-        UserError: if two samplers have one name, or LPIPS has no weights. A sampler that refuses is a row.
+        UserError: if there is no sampler, two have one name, one cannot be made with a setting of its budget or one
+            that is tried, or LPIPS has no weights. A sampler that refuses is a row.
     """
     names = [one.name for one in entrants]
+    if not names:
+        raise UserError("leaderboard: there is no sampler: name one by --sampler, or in the list")
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--sampler: two samplers are called {name}: write NAME=WHAT")
     tasks, metrics = (face_problems(faces), face_metrics()) if faces else ([], {})
     device_here(device)
     fitting([one.judged for one in entrants], [*problems, *curves])  # before samplers are tried, not only judged
+    for one in entrants:
+        makeable(one, problems[0])
     place = (folder, device, quiet)
     choices = [one for problem in tune for one in tried(entrants, problem, budget.of(problem), seed, *place)]
     again = [tuned(one, choices) for one in entrants if any(choice.sampler == one.name for choice in choices)]
@@ -198,6 +203,26 @@ def leaderboard(
         {name: judged[tuned_name(name)] for name in names if tuned_name(name) in judged},
         choices,
     )
+
+
+def makeable(entrant: Entrant, problem: Problem) -> None:
+    """Refuse settings of a budget, and those that are tried, that a sampler does not have.
+
+    One that cannot be made as it is, such as one whose package is not installed, is left to be a row.
+
+    Raises:
+        UserError: naming sampler, section and setting.
+    """
+    try:
+        entrant.judged.made(problem)
+    except UserError:
+        return
+    for section, contestants in (("leaderboard", entrant.curve), ("tune", entrant.tune)):
+        for told, contestant in contestants.items():
+            try:
+                contestant.made(problem)
+            except UserError as error:
+                raise UserError(f"{entrant.name}: {section}: {told}: {error}") from error
 
 
 def tried(

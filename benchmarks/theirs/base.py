@@ -17,8 +17,8 @@ from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.spectrum import Spectrum, spectrum
 
 PURPOSE = "their code"
-STANDARD = {torch.randn, torch.randn_like, torch.Tensor.normal_}
-"""Functions of torch that libraries draw standard normal numbers by."""
+NORMAL = {torch.randn, torch.randn_like, torch.Tensor.normal_, torch.normal}
+"""Functions of torch that libraries draw normal numbers by."""
 
 
 class FromStreams(TorchFunctionMode):
@@ -36,16 +36,21 @@ class FromStreams(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        if func in STANDARD:
-            return found.copy_(self.numbers(found))
-        if func is torch.normal:
-            mean, std = args
-            return mean + std * self.numbers(found)
-        return found
+        if func not in NORMAL:
+            return found
+        mean, std = moments(func, args, kwargs or {})
+        return found.copy_(mean + std * self.numbers(found))
 
     def numbers(self, like: Tensor) -> Tensor:
         """The next ones, shaped and typed like a tensor."""
         return self.rng.randn(PURPOSE, (like.numel() // len(self.rng),), like.dtype).view_as(like)
+
+
+def moments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Mean and standard deviation that one of `NORMAL` is asked for, numbers or tensors; 0 and 1 where it is not."""
+    given = args[:2] if func is torch.normal else args[1:3] if func is torch.Tensor.normal_ else ()
+    told = {"mean": 0.0, "std": 1.0, **kwargs, **dict(zip(("mean", "std"), given, strict=False))}
+    return told["mean"], told["std"]
 
 
 class TheirSampler(Sampler):

@@ -14,6 +14,7 @@ from benchmarks.judge import running
 from benchmarks.judge.leaderboard import LIST, added, entrant_of, leaderboard_command, listed, together
 from benchmarks.judge.leaderboard_faces import FaceRow, HeldOut, face_problems, face_row
 from benchmarks.judge.leaderboard_page import (
+    LEGEND,
     best,
     board_json,
     cheapest,
@@ -206,11 +207,37 @@ def test_whom_tuning_brings_near_and_who_is_better_by_it():
     )
     *_, near, better = sentences(board)
     assert near.endswith("of ours (W2 / floor): p: near (1.35; as it ships 3.00).")
-    assert better == "Tuned too, nobody else is better than ours."
+    assert better == "Tuned on p, nobody else is better there than ours."
     board = replace(board, tuned={"near": [seen(1.1, 1.1)], "far": found["far"]})
     *_, near, better = sentences(board)
     assert better == "**Tuned, others are better than ours here: p: W2 / floor 1.10 by near (tuned), 1.30 by ours.**"
     assert len(sentences(replace(board, tuned={}, choices=[]))) == 3
+    alone = [Choice("ours", "p", choices[0].tried)]
+    assert len(sentences(replace(board, tuned={"ours": [seen(1.2, 1.2)]}, choices=alone))) == 3
+
+
+def test_what_tuning_says_is_of_the_problems_it_was_done_on():
+    """On the other, what was not tuned is neither near nor far."""
+    seen = {
+        problem: Judged(problem, "", [Finding("distribution", "distance", "", 1.3, 1.2, 1.4, 1e-9, more)], [1e-8])
+        for problem, more in (("p", {"mean": 1.3, "worst": 2.0}), ("q", {"mean": 1.3, "worst": 2.0}))
+    }
+    choices = [Choice("other", "q", [Point("other", "x", "q", ratio=1.0)])]
+    tuned = {"other": [Judged("p", "", failure="not tuned on it"), seen["q"]]}
+    board = Board("tiny", 0, ["ours"], {name: list(seen.values()) for name in ("ours", "other")}, tuned=tuned)
+    *_, near, better = sentences(replace(board, choices=choices))
+    assert near.endswith("(W2 / floor): q: nobody.")
+    assert better == "Tuned on q, nobody else is better there than ours."
+
+
+def test_a_setting_without_a_number_is_marked_where_it_has_none():
+    def tried(problem, *reasons):
+        settings = zip("xyz", reasons, strict=True)
+        return Choice("a", problem, [Point("a", one, problem, failure=why) for one, why in settings])
+
+    board = Board("tiny", 0, ["a"], {"a": []}, tuned={"a": []})
+    choices = [tried("p", None, "why", "why"), tried("q", None, None, "diverged")]
+    assert tuned_rows(replace(board, choices=choices))[1][-1] == "x; y (failed on p); z (failed on p, q)"
 
 
 def test_equal_cost_takes_the_cheapest_that_is_near_and_the_nearest_that_is_cheap():
@@ -314,6 +341,10 @@ def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
         (["--problems", "ring", "--tune", "ring,two-modes"], "'two-modes' is none of the problems"),
         (["--faces", "-1"], "faces"),
         (["--seed", "x"], "--seed"),
+        (["--only", ","], "--only names nothing"),
+        (["--tune", ""], "--tune names nothing"),
+        (["--problems", ","], "--problems names nothing"),
+        (["--curves", ""], "--curves names nothing"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(arguments, told, tmp_path, monkeypatch):
@@ -322,6 +353,45 @@ def test_bad_input_is_one_line_before_any_work(arguments, told, tmp_path, monkey
         leaderboard_command(arguments)
     assert told in str(caught.value)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "there is no sampler"),
+        ("{1: {}, a: {}}", "1 is no table of a list of samplers"),
+        ("ours: {1: {class_path: posterior.samplers.DPS}}", "1 is no name of a sampler"),
+        ("ours: {one: {class_path: posterior.samplers.DPS, init_args: [1]}}", "one: init_args: must hold settings"),
+        ("DPS, judge: {1: {scale: 1.0}}", "one: judge: must hold settings by problem"),
+        ("DPS, tune: {1: [1.0]}", "one: tune: must hold lists"),
+        ("DPS, tune: {nonsense: [1, 2]}", "one: tune: nonsense 1: "),
+        ("DPS, tune: {scale: [1.0, -1.0]}", "one: tune: scale -1.0: "),
+        ("DPS, leaderboard: {schedule.init_args.nonsense: [1]}", "one: leaderboard: schedule.nonsense 1: "),
+        ("DPS, tune: {schedule: [{class_path: posterior.samplers.RespacedSigmas, init_args: [1]}]}", "one: tune: "),
+        ("DPS, tune: {schedule: [{class_path: 3}]}", "one: tune: schedule 3: "),
+    ],
+)
+def test_a_mistake_of_the_list_is_one_line_before_any_work(text, told, tmp_path):
+    settings = f"init_args: {yaml.safe_dump(DPS['init_args'], default_flow_style=True, width=1000).strip()}"
+    if text.startswith("DPS"):
+        text = f"ours: {{one: {{class_path: posterior.samplers.{text}, {settings}}}}}"
+    (tmp_path / "list.yaml").write_text(text)
+    options = ["--problems", "two-modes", "--curves", "false", "--faces", "0"]
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        leaderboard_command(["--list", f"{tmp_path / 'list.yaml'}", "--output", f"{tmp_path / 'results'}", *options])
+    assert told in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_sampler_that_cannot_be_loaded_is_a_row_whatever_it_is_tried_with(problems, tmp_path):
+    settings = {"class_path": "benchmarks.theirs.missing.Sampler", "tune": {"a": [1]}, "leaderboard": {"b": [1]}}
+    board = leaderboard([entrant_of("one", settings, "theirs")], problems, TINY, folder=tmp_path, quiet=True)
+    assert "benchmarks.theirs has no missing" in board.found["one"][0].failure
+
+
+def test_the_page_says_what_their_code_runs_with():
+    (said,) = [one for one in LEGEND.replace("\n", " ").split(". ") if '"Their code"' in one]
+    assert all(words in said for words in ("its own defaults", "clip at [-1, 1]", "is not tuned"))
 
 
 def test_settings_that_belong_together():

@@ -166,6 +166,33 @@ def test_normal_numbers_are_those_of_the_rows_whatever_asks_for_them():
         assert torch.equal(torch.normal(torch.ones(4, 3), torch.full((4, 3), 2.0)), 1 + 2 * wanted)
 
 
+@pytest.mark.parametrize(
+    ("asked", "mean", "std"),
+    [
+        (lambda: torch.empty(4, 3).normal_(1.0, 2.0), 1, 2),
+        (lambda: torch.empty(4, 3).normal_(std=2.0), 0, 2),
+        (lambda: torch.empty(4, 3).normal_(1.0), 1, 1),
+        (lambda: torch.normal(mean=torch.ones(4, 3), std=torch.full((4, 3), 2.0)), 1, 2),
+        (lambda: torch.normal(torch.ones(4, 3), std=2.0), 1, 2),
+        (lambda: torch.normal(torch.ones(4, 3)), 1, 1),
+        (lambda: torch.normal(1.0, torch.full((4, 3), 2.0)), 1, 2),
+        (lambda: torch.normal(1.0, 2.0, (4, 3)), 1, 2),
+        (lambda: torch.normal(mean=1.0, std=2.0, size=(4, 3)), 1, 2),
+    ],
+)
+def test_normal_numbers_have_the_mean_and_deviation_that_are_asked_for(asked, mean, std):
+    numbers = Streams(0, ["a"]).randn(PURPOSE, (4, 3))
+    with FromStreams(Streams(0, ["a"])):
+        assert torch.equal(asked(), mean + std * numbers.view(4, 3))
+
+
+def test_normal_numbers_go_where_they_are_asked_to():
+    place = torch.empty(4, 3)
+    with FromStreams(Streams(0, ["a"])):
+        assert torch.normal(1.0, 2.0, (4, 3), out=place) is place
+    assert torch.equal(place, 1 + 2 * Streams(0, ["a"]).randn(PURPOSE, (4, 3)).view(4, 3))
+
+
 def test_levels_stay_within_the_range_of_the_prior(field, measurement):
     field.sigma_min, field.sigma_max = 0.01, 50.0
     assert DeepinvDDRM()(field, measurement, Streams(0, ["a", "b"])).isfinite().all()  # its last level is 0
