@@ -9,6 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.__main__ import run as run_command
+from benchmarks.matrix import try_photo
 from benchmarks.matrix.try_photo import part, try_command
 from posterior import UserError
 from tests.test_cli import FIELD
@@ -26,11 +28,30 @@ def photo(tmp_path):
     return tmp_path / "my photo.png"
 
 
-def tried(photo, *words):
+def command_line(photo, *words):
     folder = photo.parent
     settings = [f"--prior={folder / 'prior.yaml'}", f"--sampler={folder / 'sampler.yaml'}", "--num_samples=2"]
-    try_command([str(photo), f"--output={folder / 'run'}", *settings, *words])
-    return folder / "run"
+    return [str(photo), f"--output={folder / 'run'}", *settings, *words]
+
+
+def tried(photo, *words):
+    try_command(command_line(photo, *words))
+    return photo.parent / "run"
+
+
+def refused(photo, capsys, *words):
+    """What the command says, in one line, before it writes anything."""
+    with pytest.raises(SystemExit) as stopped:
+        run_command("try", command_line(photo, *words))
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    return told
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def size_of(path):
@@ -52,9 +73,26 @@ def test_what_of_a_photo_is_restored(photo, size, box, restored):
     assert part(photo, size, 256) == (pytest.approx(box), restored)
 
 
-@pytest.mark.parametrize("task", ["super_resolution", "denoising"])
-def test_a_photo_is_measured_and_restored(photo, task, capsys):
-    run = tried(photo, f"--task={task}", "--side=20", "--scale=5")
+@pytest.mark.parametrize(
+    ("photo", "box", "restored"),
+    [
+        ((600, 400), (0, 400 / 171, 600, 400 * 169 / 171), (256, 168)),  # 171 rows at first: one and two go
+        ((41, 30), (0, 1, 40, 29), (40, 28)),  # whole pixels: nothing is interpolated
+    ],
+)
+def test_what_is_restored_has_sides_that_the_scale_divides(photo, box, restored):
+    assert part(photo, None, 256, 4) == (pytest.approx(box), restored)
+
+
+def test_a_photo_that_is_only_cropped_keeps_its_pixels(photo):
+    run = tried(photo, "--scale=4")
+    with Image.open(photo) as whole, Image.open(run / "images" / "my photo" / "truth.png") as restored:
+        assert np.array_equal(np.asarray(restored), np.asarray(whole)[1:29])
+
+
+@pytest.mark.parametrize("words", [["--task=super_resolution", "--scale=5"], ["--task=denoising"]])
+def test_a_photo_is_measured_and_restored(photo, words, capsys):
+    run = tried(photo, *words, "--side=20")
     images = run / "images" / "my photo"
     assert size_of(images / "truth.png") == size_of(images / "sample_001.png") == (20, 15)
     assert "my photo.png is 30x40: 15x20 of it is restored" in capsys.readouterr().out
@@ -68,7 +106,8 @@ def test_a_mask_is_reduced_with_its_photo(photo):
     mask[10:20, 10:30] = 0
     Image.fromarray(mask).save(photo.parent / "mask.png")
     run = tried(photo, "--task=inpainting", f"--mask={photo.parent / 'mask.png'}", "--side=20")
-    with Image.open(run / "photo" / "mask.png") as reduced:
+    (file,) = (run / "photo").glob("*/mask/mask.png")
+    with Image.open(file) as reduced:
         expected = np.full((15, 20), 255)
         expected[5:10, 5:15] = 0
         assert np.array_equal(np.asarray(reduced), expected)
@@ -79,7 +118,8 @@ def test_a_photo_that_is_the_measurement(photo):
     images = run / "images" / "my photo"
     assert size_of(images / "sample_000.png") == (80, 60)
     assert not (images / "truth.png").exists()
-    y = np.load(run / "measured" / "my photo.npy")
+    (file,) = (run / "measured").glob("*/my photo.npy")
+    y = np.load(file)
     with Image.open(photo) as picture:
         np.testing.assert_allclose((y + 1) * 127.5, np.asarray(picture).transpose(2, 0, 1), atol=1e-4)
 
@@ -97,6 +137,8 @@ def test_a_photo_that_is_the_measurement(photo):
         (["--num_samples=0"], "try: num_samples"),
         (["--sigma_y=-1"], "try: sigma_y"),
         (["--side=0"], "try: side"),
+        (["--scale=2", "--task=denoising"], "--scale: belongs to --task super_resolution, not to denoising"),
+        (["--side=20", "--measured", "--sigma_y=0.1"], "--side: has no effect on a photo that is the measurement"),
     ],
 )
 def test_mistakes_are_one_line(photo, words, message):
@@ -113,3 +155,107 @@ def test_a_file_that_is_no_picture(photo, content):
     photo.write_bytes(content)
     with pytest.raises(UserError, match=r"^photo .*my photo\.png"):
         tried(photo)
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["--scale=0"], "try: scale"),
+        (["--scale=-4"], "try: scale"),
+        (["--scale=31"], "too small for a scale of 31"),
+        (["--side=1", "--task=denoising"], "try: side"),
+        (["--side=3"], "too small for a scale of 4"),
+        (["--side=20", "--task=deblurring"], "GaussianBlur: a kernel of 61"),
+        (["--measured", "--sigma_y=0.1", "--scale=0"], "try: scale"),
+        (["--measured", "--sigma_y=0.1", "--scale=-1"], "try: scale"),
+        (["--measured", "--sigma_y=0.1", "--scale=100000"], "try: scale"),
+        (["--measured", "--sigma_y=0.1", "--scale=1000"], "try: scale times the photo's longer side"),
+    ],
+)
+def test_numbers_that_cannot_work_are_one_line(photo, capsys, words, culprit):
+    assert culprit in refused(photo, capsys, *words)
+    assert not (photo.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [None, np.ones((4, 4)), np.zeros((3, 3)), np.full((3, 3), np.nan), np.array([{}]), np.ones((61, 61))],
+    ids=["missing", "even", "zero", "nan", "pickled", "large"],
+)
+def test_kernels_that_cannot_work_are_one_line(photo, capsys, kernel):
+    file = photo.parent / "kernel.npy"
+    if kernel is not None:
+        np.save(file, kernel)
+    words = ["--task=deblurring", f"--kernel={file}"]
+    assert "GivenBlur" in refused(photo, capsys, *words)
+    assert "GivenBlur" in refused(photo, capsys, *words, "--measured", "--sigma_y=0.1")
+    assert not (photo.parent / "run").exists()
+
+
+@pytest.mark.parametrize(("kept", "lost"), [(255, "known"), (0, "masked")])
+def test_a_mask_of_which_the_reduction_leaves_nothing(photo, capsys, kept, lost):
+    mask = np.full((30, 40), 255 - kept, dtype=np.uint8)
+    mask[0, 0] = kept  # of every 2 x 2 pixels, the nearest to the centre is another
+    Image.fromarray(mask).save(photo.parent / "mask.png")
+    told = refused(photo, capsys, "--task=inpainting", f"--mask={photo.parent / 'mask.png'}", "--side=20")
+    assert f"--mask: no {lost} pixel" in told
+    assert not (photo.parent / "run").exists()
+
+
+def test_what_the_run_itself_refuses_is_one_line(photo, capsys, monkeypatch):
+    def run(*_):
+        raise ValueError("the parser's\nwords") from UserError("Sampler: the reason")
+
+    monkeypatch.setattr(try_photo.lightning_cli, "run", run)
+    assert refused(photo, capsys, "--task=denoising") == "error: Sampler: the reason\n"
+
+
+def test_a_run_of_another_photo_is_left_as_it_is(photo, capsys):
+    run = tried(photo, "--task=denoising")
+    before = files_of(run)
+    Image.new("RGB", (40, 30), "red").save(photo)
+    told = refused(photo, capsys, "--task=denoising")
+    assert "holds a run of another photo" in told
+    assert "--output" in told
+    assert files_of(run) == before
+
+
+def test_a_run_of_the_same_photo_goes_on(photo):
+    run = tried(photo, "--task=denoising")
+    before = files_of(run / "photo")
+    assert tried(photo, "--task=denoising") == run
+    assert files_of(run / "photo") == before
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    """A prior that was made for images of 32 x 32."""
+    monkeypatch.setattr(try_photo, "sides_of", lambda prior, allow_local: (32, 32))
+
+
+@pytest.mark.usefixtures("sized")
+def test_a_small_photo_is_enlarged_for_a_prior_with_a_size(photo, capsys):
+    tried(photo, "--task=denoising")
+    assert "my photo.png is 30x40: enlarged to 32x32" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("sized")
+def test_side_has_no_effect_where_the_prior_has_a_size(photo, capsys):
+    assert "--side: has no effect, as the prior is for images of 32x32" in refused(photo, capsys, "--side=20")
+
+
+@pytest.mark.usefixtures("sized")
+def test_a_scale_that_does_not_divide_the_size_of_the_prior(photo, capsys):
+    assert "scale 5 does not divide the image size 32x32" in refused(photo, capsys, "--scale=5")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_page_is_only_named_if_it_is_there(photo, capsys, monkeypatch, written):
+    def run(command, settings, *_):
+        if written:
+            page = photo.parent / "run" / "report.html"
+            page.write_text("")
+
+    monkeypatch.setattr(try_photo.lightning_cli, "run", run)
+    tried(photo)
+    assert ("look at" in capsys.readouterr().out) is written
