@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,6 +16,8 @@ from posterior.reading import read_states, shown
 
 log = logging.getLogger(__name__)
 
+AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])", re.IGNORECASE)
+"""In the name of an averaged copy, as a word of its own."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types that weights of a network in floating point may be stored in."""
 
@@ -22,8 +25,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load_checkpoint(network: nn.Module, checkpoint: Path, unused: str | None = None) -> None:
     """Load a state dict (``.pt``, weights only, or ``.safetensors``) strictly into a network.
 
-    A file of training code may hold several, or one whose keys all begin with ``module.`` or ``model.``: that which has
-    the network's keys is taken, and of several the averaged one, called ``ema``; a line says so.
+    A file of training code may hold several, side by side or under names (``module.``, ``model.ema.``) that their keys
+    begin with: that which has the network's keys is taken, and of several the averaged one, called ``ema``; a line says
+    so. Beside such names no other key may be, but for counters: single integers.
 
     Args:
         network: is filled.
@@ -95,13 +99,12 @@ def _fitting(parts: Mapping[str, dict[str, Tensor]], expected: list[str], checkp
     Raises:
         UserError: if several have, and not exactly one of them is called ``ema``.
     """
-    found = {}
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, state in parts.items():
-        for prefix in _prefixes(state, expected):
-            found[name, prefix] = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        found |= {(name, prefix): copy for prefix, copy in _copies(state, expected).items()}
     fits = [place for place, state in found.items() if state.keys() == set(expected)]
     if len(fits) > 1:
-        fits = [place for place in fits if "ema" in ".".join(place).lower()] or fits
+        fits = [place for place in fits if AVERAGED.search(".".join(place))] or fits
     told = [shown(".".join(place).strip(".")) or "the file's top" for place in fits]
     if len(fits) > 1:
         raise UserError(
@@ -112,6 +115,26 @@ def _fitting(parts: Mapping[str, dict[str, Tensor]], expected: list[str], checkp
         log.info(f"checkpoint {shown(checkpoint)}: the weights are those of {told[0]}")
     wanted = set(expected)
     return found[fits[0]] if fits else max(found.values(), key=lambda state: len(wanted & state.keys()))
+
+
+def _copies(state: Mapping[str, Tensor], expected: list[str]) -> dict[str, dict[str, Tensor]]:
+    """What of a state dict may be a network, by what stands before its keys.
+
+    What belongs to no copy is a key too many in each, unless it counts something.
+    """
+    found = {
+        prefix: {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in _prefixes(state, expected)
+    }
+    whole = [prefix for prefix, copy in found.items() if copy.keys() == set(expected)]
+    over = [key for key in state if not key.startswith(tuple(whole)) and not _counts(state[key])]
+    for prefix in whole:
+        found[prefix] |= {f"{key} (beside {prefix}*)": state[key] for key in over}
+    return found
+
+
+def _counts(value: Tensor) -> bool:
+    return value.numel() == 1 and not value.dtype.is_floating_point and not value.dtype.is_complex
 
 
 def _prefixes(state: Mapping[str, Tensor], expected: list[str]) -> list[str]:

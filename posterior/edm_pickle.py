@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -30,6 +31,8 @@ from posterior.reading import check_file, read_json, read_state, reason, shown
 
 LONGEST = 600
 """Seconds that the reading process may take."""
+SPARE_MEMORY, SPARE_DISK = 2 * 2**30, 16 * 2**20
+"""Bytes that the reading process may have beyond multiples of the file's size."""
 WEIGHTS, FACTS = "weights.safetensors", "facts.json"
 PERSISTENT = "_reconstruct_persistent_obj"
 """The function that a pickle of EDM would have run."""
@@ -64,11 +67,18 @@ class Stub:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
-    """torch._utils._rebuild_tensor_v2, of a storage that `_storage` has read."""
+    """torch._utils._rebuild_tensor_v2, of a storage that `_storage` has read.
+
+    Raises:
+        ValueError: if the tensor is not within its storage, which torch would enlarge by memory as it finds it.
+    """
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError("a tensor without storage")
-    values = torch.empty(0, dtype=storage.dtype)
-    return values.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
+    size, stride, count = tuple(size), tuple(stride), math.prod(size)
+    end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if count else offset
+    if min(offset, *size, *stride, 0) < 0 or max(end, count) > storage.size():
+        raise ValueError(f"a tensor {list(size)} that does not fit into its storage of {storage.size()} numbers")
+    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, size, stride)
 
 
 def _storage(content: bytes) -> Any:
@@ -109,11 +119,17 @@ def _module(found: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def _tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers, as a state dict calls them."""
+    """Parameters and buffers, as a state dict calls them.
+
+    Raises:
+        ValueError: if one is neither a tensor nor None.
+    """
     for kind in ("_parameters", "_buffers"):
         for name, value in (state.get(kind) or {}).items():
             if isinstance(value, Tensor):
                 yield f"{prefix}{name}", value
+            elif value is not None:
+                raise ValueError(f"its {prefix}{name} is no tensor but a {type(value).__name__}")
     for name, inner in (state.get("_modules") or {}).items():
         if (module := _module(inner)) is not None:
             yield from _tensors(module[1], f"{prefix}{name}.")
@@ -134,7 +150,7 @@ def write_arrays(path: Path, folder: Path) -> None:
     """Write the network of a pickle: its tensors, and what made it.
 
     Raises:
-        ValueError: if it holds no network in the preconditioning of EDM.
+        ValueError: if it holds no network in the preconditioning of EDM, or one without weights.
     """
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -155,6 +171,8 @@ def write_arrays(path: Path, folder: Path) -> None:
         **{key: _plain(state[key]) for key in kept if key in state},
     }
     tensors = {key: value.detach().clone().contiguous() for key, value in _tensors(inner[1])}
+    if not tensors:
+        raise ValueError(f"its {inner[0]} holds no weights")
     safetensors.torch.save_file(tensors, folder / WEIGHTS)
     (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
@@ -170,13 +188,12 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: naming the file, if it is missing, damaged, or holds no such network.
     """
     check_file(path, "pickle")
-    root = Path(__file__).parents[1]
+    paths = [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-P", "-m", "posterior.edm_pickle", str(path), folder]
         try:
-            done = subprocess.run(
-                command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=LONGEST
-            )
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONGEST)
         except subprocess.TimeoutExpired as error:
             raise UserError(f"pickle {shown(path)} takes longer than {LONGEST} seconds to read") from error
         if done.returncode:
@@ -185,8 +202,27 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return read_state(Path(folder) / WEIGHTS), read_json(Path(folder) / FACTS, "facts")
 
 
+def _bound(size: int) -> None:
+    """Give this process no more than a file of so many bytes can need: a pickle that claims more ends it, nothing else.
+
+    Memory counts from what is taken by now, most of it by torch.
+    """
+    import resource  # not everywhere
+
+    torch.set_num_threads(1)  # each has address space of its own
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    for kind, most in (
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + 8 * size + SPARE_MEMORY),
+        (resource.RLIMIT_FSIZE, 2 * size + SPARE_DISK),
+    ):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
 if __name__ == "__main__":
     try:
+        if sys.platform == "linux":
+            _bound(Path(sys.argv[1]).stat().st_size)
         write_arrays(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:
         sys.exit(reason(error))

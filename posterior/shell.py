@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 import traceback
-from argparse import ArgumentError
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import posterior
 from posterior.errors import UserError
@@ -97,6 +97,13 @@ def interrupted(signum: int, frame: Any) -> None:
         cursor = "\033[?25h" if os.isatty(2) else ""
         os.write(2, f"{cursor}stopped: the same command goes on from here\n".encode())
     os._exit(130)
+
+
+class Parser(ArgumentParser):
+    """Of a command: a mistake is a `UserError`, one line that begins with its name, the second word of ``prog``."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.split()[1]}: {message}")
 
 
 def listed(options: dict[str, str]) -> str:

@@ -18,6 +18,8 @@ from posterior.settings import conformed, read_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 IDS = ["a", "b"]
+ROUNDING = 1e-5
+"""Of float32, in what `sampled` gives: largest difference between two ways to compute the same prior."""
 
 
 def shipped(name: str = "toon_faces32") -> Prior:

@@ -61,6 +61,19 @@ def test_of_several_none_is_guessed(tmp_path):
         load_checkpoint(Two(), tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("extra", ["extra.weight", "first.weight", "scale"])
+def test_a_key_too_many_beside_a_prefix_is_named(tmp_path, extra):
+    torch.save(state(1.0, "module.") | {"step": torch.tensor(3), extra: torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=rf"Two: 1 unexpected: {extra} \(beside module\.\*\)$"):
+        load_checkpoint(Two(), tmp_path / "x.pt")
+
+
+def test_only_a_name_with_the_word_ema_is_an_averaged_copy(tmp_path):
+    torch.save({"schema": state(1.0), "other": state(2.0)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="holds several networks that fit, schema, other: "):
+        load_checkpoint(Two(), tmp_path / "x.pt")
+
+
 def test_what_does_not_fit_is_told_of_the_closest(tmp_path):
     held = state(1.0, "module.")
     del held["module.second.bias"]

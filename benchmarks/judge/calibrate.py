@@ -31,7 +31,6 @@ from benchmarks.judge.statistics import rank_tests
 from benchmarks.judge.verdict import FEWEST_PAIRS as FEWEST_JUDGED
 from benchmarks.judge.verdict import Judged, begun, correct, judge_samples, ranks_along
 from benchmarks.tools.building import built
-from benchmarks.tools.parsing import Parser
 from posterior.checks import MOST_SIDE, whole
 from posterior.errors import UserError
 from posterior.files import write_whole
@@ -41,6 +40,7 @@ from posterior.operators import OperatorFamily
 from posterior.priors import Prior
 from posterior.settings import Given, conformed, read_settings, read_yaml
 from posterior.settings.places import SUFFIXES, named_file
+from posterior.shell import Parser
 from posterior.shipped import near
 
 FEWEST_PAIRS, FEWEST_SAMPLES = 16, 4

@@ -27,13 +27,13 @@ from benchmarks.judge.running import (
 )
 from benchmarks.judge.verdict import Judged, correct, judge_samples, summary
 from benchmarks.tools.building import built
-from benchmarks.tools.parsing import Parser
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.samplers import Sampler
 from posterior.settings import Given, conformed, file_digests, overlaid, read_settings
 from posterior.settings.classes import import_class
 from posterior.settings.places import SUFFIXES, named_file
+from posterior.shell import Parser
 from posterior.shipped import near
 
 BUDGETS = {

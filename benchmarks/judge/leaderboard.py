@@ -15,11 +15,11 @@ from benchmarks.judge.leaderboard_page import sentences, write_board
 from benchmarks.judge.leaderboard_running import Entrant, leaderboard
 from benchmarks.judge.problems import Problem, chosen
 from benchmarks.judge.running import Contestant
-from benchmarks.tools.parsing import Parser
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.settings import overlaid, read_settings
 from posterior.settings.places import named_file
+from posterior.shell import Parser
 from posterior.shipped import CONFIGS, near
 
 LIST = CONFIGS / "truth" / "leaderboard.yaml"

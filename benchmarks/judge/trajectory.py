@@ -70,7 +70,9 @@ def trajectory(
     for case in problem.cases(ids, seed):
         states = _states(sampler, problem, case, count, seed)
         if len(states) != len(sigmas) - 1:
-            raise UserError(f"{type(sampler).__name__} takes {len(states)} steps, these levels are for {len(sigmas) - 1}")
+            raise UserError(
+                f"{type(sampler).__name__} takes {len(states)} steps, these levels are for {len(sigmas) - 1}"
+            )
         posterior = posterior_of(problem.prior, case.measurement, stream(seed, case.id, -1, "importance draws"))
         for step in looked:
             draws = stream(seed, case.id, step, "exact states")

@@ -14,7 +14,6 @@ from PIL import Image
 
 import lightning_cli
 from benchmarks.tools.building import built
-from benchmarks.tools.parsing import Parser
 from posterior.checks import MOST_SAMPLES, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.files import say, write_whole
@@ -26,7 +25,7 @@ from posterior.reading import read_picture
 from posterior.results.pictures import png
 from posterior.settings import conformed, read_settings
 from posterior.settings.places import named_file
-from posterior.shell import in_words
+from posterior.shell import Parser, in_words
 from posterior.shipped import near
 
 TASKS = ("inpainting", "super_resolution", "deblurring", "denoising")

@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from posterior.checkpoint import load_state
 from posterior.checks import check_label, real, whole
 from posterior.errors import UserError
+from posterior.priors.base import Prior
 from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.edm import EDMPrior
 from posterior.priors.flow import FlowPrior
 from posterior.priors.hub import local_folder
-from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
+from posterior.priors.network import Compile, MemoryFormat
 from posterior.priors.noise_schedule import NoiseSchedule
 from posterior.priors.score_network import ScoreNetworkPrior
-from posterior.priors.wrapped import WrappedPrior
+from posterior.priors.wrapped import RescaledPrior, WrappedPrior
 from posterior.reading import read_json, read_state, reason, shown
 
 NETWORK, SCHEDULER = "config.json", "scheduler_config.json"
@@ -45,7 +46,8 @@ class DiffusersPrior(WrappedPrior):
     The folder is a pipeline's (``unet/``, ``scheduler/``) or has all files side by side. What the network predicts,
     and at which levels, is what ``scheduler_config.json`` says: DDPM, DDIM and PNDM (with betas of any kind; a last
     level without signal is left out), EDM, ScoreSdeVe and FlowMatch schedulers. Nothing is downloaded, and no code is
-    loaded from the folder. Images are in [-1, 1].
+    loaded from the folder. Images are in [-1, 1]; those of ScoreSdeVe are in [0, 1] for the network, so that its noise
+    levels are doubled here.
 
     Args:
         folder: on the disk; or ``hf://owner/name``, of which the copy in the hub's local cache is taken.
@@ -302,11 +304,14 @@ def _karras(
 
 def _variance_exploding(
     scheduler: Section, network: FromDiffusers, compile: Compile | None, memory_format: MemoryFormat
-) -> ScoreNetworkPrior:
-    """Of Song et al.: the network gives the score, and is told sigma."""
+) -> RescaledPrior:
+    """Of Song et al.: the network gives the score, and is told sigma.
+
+    Its images are in [0, 1]: diffusers' ScoreSdeVePipeline cuts off what is outside, and maps nothing.
+    """
     _plain(scheduler, network)
     low, high = scheduler.number("sigma_min", 0.01), scheduler.number("sigma_max", 1348)
-    return ScoreNetworkPrior(network, low, high, "score", None, compile, memory_format)
+    return RescaledPrior(ScoreNetworkPrior(network, low, high, "score", None, compile, memory_format), 0, 1)
 
 
 def _flow(
@@ -314,11 +319,13 @@ def _flow(
 ) -> FlowPrior:
     """Of flow matching: velocity n - x0, time in units of training steps."""
     _plain(scheduler, network)
+    if scheduler.values.get("invert_sigmas"):
+        raise UserError(f"{shown(scheduler.path)}: invert_sigmas is true: time runs the other way, which is not read")
     scale = scheduler.number("num_train_timesteps", 1000)
     return FlowPrior(network, "noise", scale, 1 / scale, scale, None, compile, memory_format)
 
 
-KINDS: dict[str, Callable[[Section, FromDiffusers, Compile | None, MemoryFormat], NetworkPrior]] = {
+KINDS: dict[str, Callable[[Section, FromDiffusers, Compile | None, MemoryFormat], Prior]] = {
     "DDPMScheduler": _variance_preserving,
     "DDIMScheduler": _variance_preserving,
     "PNDMScheduler": _variance_preserving,

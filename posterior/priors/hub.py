@@ -53,8 +53,9 @@ def _cached(path: Path) -> Path:
         commit = revision
     snapshot = root / "snapshots" / commit
     if not commit or not snapshot.is_dir():
+        at, option = (f"@{revision}", f" --revision {revision}") if revision else ("", "")
         raise UserError(
-            f"hf://{name} is not in the cache {shown(hub_cache())}, and nothing is downloaded here: "
-            f"run 'hf download {name}' where there is a network"
+            f"hf://{name}{at} is not in the cache {shown(hub_cache())}, and nothing is downloaded here: "
+            f"run 'hf download {name}{option}' where there is a network"
         )
     return snapshot

@@ -9,12 +9,10 @@ import io
 import logging
 import math
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
-from typing import NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -27,7 +25,7 @@ from posterior.metrics.distribution import nominal_coverage
 from posterior.results.pictures import STD_RANGE, STD_SMOOTHING, STD_TICKS, png, std_colours
 from posterior.results.report_folder import MAIN, NO_METRICS, Image, Picture, Run, as_json, picture_labels, read_run
 from posterior.results.table import HEADINGS, cell
-from posterior.shell import in_words
+from posterior.shell import Parser, in_words
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +104,7 @@ def report(arguments: Sequence[str]) -> None:
         UserError: if a folder holds no run, or none is named.
         OSError: if a page cannot be written.
     """
-    parser = _Parser(prog="posterior-sampling report", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="posterior-sampling report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="of a run: results/NAME")
     mistakes: list[UserError | OSError] = []
     for folder in parser.parse_args(arguments).folders:
@@ -118,13 +116,6 @@ def report(arguments: Sequence[str]) -> None:
         log.warning("%s", in_words(mistake))
     if mistakes:
         raise mistakes[0]
-
-
-class _Parser(ArgumentParser):
-    """A mistake in the command line is one line, as any other."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}")
 
 
 def _page(run: Run, sections: Sequence[str], inside: int, readable: int) -> str:

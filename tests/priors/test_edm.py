@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from benchmarks.__main__ import run
-from benchmarks.tools.convert import edm_settings
+from benchmarks.tools.convert import convert_edm, edm_settings
 from benchmarks.tools.recipe import fill_by_recipe
 from posterior import UserError
-from posterior.edm_pickle import write_arrays
+from posterior.edm_pickle import SPARE_DISK, SPARE_MEMORY, read_pickle, write_arrays
 from posterior.priors import DhariwalUNet, EDMPrior, SongUNet
 from posterior.reading import read_json, read_state
-from tests.formats import UnitVariance, made, sampled, shipped
+from tests.formats import ROUNDING, UnitVariance, made, sampled, shipped
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "data" / "edm_golden.json.gz").read_bytes()))["cases"]
 SMALL = GOLDEN[0]["settings"]
@@ -100,7 +100,7 @@ def test_a_class_is_a_unit_vector():
 def test_the_shipped_prior_in_this_form_gives_the_native_runs_samples():
     toon = shipped()
     prior = EDMPrior(UnitVariance(toon, 0.25), 1.0, toon.sigma_min, toon.sigma_max)
-    assert (sampled(prior) - sampled(toon)).abs().max() < 1e-3
+    assert (sampled(prior) - sampled(toon)).abs().max() < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,10 @@ def test_a_published_pickle_becomes_a_prior_and_no_code_of_it_runs(tmp_path, pub
     network = SongUNet(**SMALL).eval()
     fill_by_recipe(network)
     path = published(network)
+    (tmp_path / "sitecustomize.py").write_text("open('the_path_of_the_user_is_kept', 'w')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     run("convert", ["edm", str(path)])
+    assert (tmp_path / "the_path_of_the_user_is_kept").exists()
     assert not (tmp_path / "the_code_of_a_pickle_has_run").exists()
     assert "edm.json: the prior" in capsys.readouterr().out
     prior = made(tmp_path / "edm.json")
@@ -220,7 +223,9 @@ def test_what_is_no_published_pickle_is_one_line(tmp_path, published, capsys):
     for arguments, told in (
         (["edm", str(path)], "edm.pkl is no network of EDM's: "),
         (["edm", "nowhere.pkl"], "pickle nowhere.pkl does not exist"),
+        (["edm", ""], "pickle . is a folder"),
         (["edm", str(path), "--output", "x.pt"], "--output must end in .safetensors"),
+        (["edm", str(path), "--output", "nowhere/x.safetensors"], "nowhere, where --output would be, is not a folder"),
         (["adm", str(path)], "convert: argument kind: invalid choice: 'adm'"),
     ):
         with pytest.raises(SystemExit):
@@ -250,3 +255,97 @@ def test_what_holds_no_network_is_said_whatever_it_holds(tmp_path, held, protoco
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"ema": held}, protocol=protocol))
     with pytest.raises(ValueError, match="it holds no network called ema"):
         in_this_process(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ({"sigma_max": "80"}, "its sigma_max must be a number, got '80'"),
+        ({"sigma_max": None}, "its sigma_max must be a number, got None"),
+        ({"sigma_max": 10**400}, "Precond: sigma_max must be > 0.002 and <= "),
+        ({"sigma_max": float("nan")}, "Precond: sigma_max must be > 0.002 and <= "),
+        ({"sigma_min": 90.0}, "Precond: sigma_max must be > 90 and <= "),
+        ({"sigma_min": -1.0}, "Precond: sigma_min must be > 0 and <= "),
+        ({"sigma_data": None}, "its sigma_data must be a number, got None"),
+        ({"sigma_data": True}, "its sigma_data must be a number, got True"),
+        ({"sigma_data": 0}, "Precond: sigma_data must be > 0 and <= "),
+        ({"label_dim": [1]}, r"its label_dim must be a whole number, got \[1\]"),
+        ({"label_dim": 1.5}, "its label_dim must be a whole number, got 1.5"),
+        ({"label_dim": -1}, "Precond: label_dim must be >= 0 and <= "),
+        ({"settings": [8]}, r"its settings must be a mapping, got \[8\]"),
+    ],
+)
+def test_facts_that_make_no_prior_are_refused(spoilt, told):
+    facts = {"preconditioning": "Precond", "network": "SongUNet", "settings": {}, "sigma_max": 80.0, "label_dim": 0}
+    edm_settings(facts, "x")
+    with pytest.raises(UserError, match=told):
+        edm_settings(facts | spoilt, "x")
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    facts = {"preconditioning": "Precond", "network": "SongUNet", "settings": {}}
+    monkeypatch.setattr("benchmarks.tools.convert.read_pickle", lambda file: ({"x": torch.ones(1)}, facts))
+    with pytest.raises(UserError, match=r"convert: .* cannot be written: "):
+        convert_edm(tmp_path / "x.pkl", tmp_path / f"{'x' * 300}.safetensors")
+
+
+class Rebuilt:
+    """Pickled as a tensor of torch, whose arguments are given."""
+
+    def __init__(self, storage, *arguments):
+        self.arguments = storage, *arguments
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (*self.arguments, False, OrderedDict())
+
+
+def bare(**parameters):
+    """A module with these parameters, of whatever kind."""
+    module = nn.Module()
+    module._parameters = parameters
+    return module
+
+
+NUMBERS = torch.arange(6.0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        (0, (7,), (1,)),
+        (1, (6,), (1,)),
+        (7, (), ()),
+        (7, (0,), (1,)),
+        (0, (2, 3), (4, 1)),
+        (-1, (2,), (1,)),
+        (0, (-2, -3), (3, 1)),
+        (5, (2,), (-1,)),
+        (0, (1000,), (0,)),
+    ],
+    ids=str,
+)
+def test_a_tensor_outside_its_storage_is_refused(published, view):
+    good = Rebuilt(NUMBERS._typed_storage(), 1, (2, 2), (3, 1))
+    state, _ = in_this_process(published(bare(w=good, none=None, empty=torch.zeros(0), one=torch.tensor(2.0))))
+    assert state["w"].tolist() == [[1, 2], [4, 5]]
+    assert (state["one"], state["empty"].shape, "none" in state) == (2, (0,), False)
+    with pytest.raises(ValueError, match="that does not fit into its storage of 6 numbers"):
+        in_this_process(published(bare(w=Rebuilt(NUMBERS._typed_storage(), *view))))
+
+
+def test_weights_that_are_none_are_refused(published):
+    with pytest.raises(ValueError, match="its w is no tensor but a list"):
+        in_this_process(published(bare(w=[1.0])))
+    with pytest.raises(ValueError, match="its SongUNet holds no weights"):
+        in_this_process(published(bare()))
+
+
+def test_the_reading_process_takes_no_more_than_the_file_can_need(tmp_path, published):
+    claim = b"\x80\x05" + b"\x96" + (SPARE_MEMORY + 2**20).to_bytes(8, "little")  # BYTEARRAY8 of that length
+    (tmp_path / "x.pkl").write_bytes(claim)
+    with pytest.raises(UserError, match="is no network of EDM's: MemoryError"):
+        read_pickle(tmp_path / "x.pkl")
+    shared = torch.zeros(2**18)
+    path = published(bare(**{f"w{number}": shared for number in range(SPARE_DISK // 2**20 + 4)}))
+    with pytest.raises(UserError, match=r"is no network of EDM's: .*File too large"):
+        read_pickle(path)

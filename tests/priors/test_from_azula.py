@@ -9,7 +9,7 @@ from torch import nn
 
 from posterior import UserError
 from posterior.priors import AzulaPrior
-from tests.formats import UnitVariance, made, sampled, shipped
+from tests.formats import ROUNDING, UnitVariance, made, sampled, shipped
 
 azula = pytest.importorskip("azula")
 from azula.denoise import KarrasDenoiser, SimpleDenoiser  # noqa: E402
@@ -107,7 +107,7 @@ def test_a_file_of_settings_names_a_function_that_makes_the_denoiser(tmp_path, m
 def test_the_shipped_prior_in_this_form_gives_the_native_runs_samples():
     toon = shipped()
     prior = AzulaPrior(KarrasDenoiser(UnitVariance(toon, 1.0), VESchedule(0.005, 200.0)))
-    assert (sampled(prior) - sampled(toon)).abs().max() < 1e-3
+    assert (sampled(prior) - sampled(toon)).abs().max() < ROUNDING
 
 
 def test_what_is_no_denoiser_is_refused():

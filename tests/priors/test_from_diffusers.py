@@ -45,9 +45,9 @@ def images(sigma, channels=3):
 
 
 def close(found, expected):
-    """To 1e-5 of what a denoiser's numbers are made of: images of size 1, or noise."""
+    """To 1e-6 of what a denoiser's numbers are made of: images of size 1, or noise."""
     scale = max(1.0, float(expected.abs().max()))
-    assert float((found - expected).abs().max()) <= 1e-5 * scale
+    assert float((found - expected).abs().max()) <= 1e-6 * scale
 
 
 def levels_of(scheduler):
@@ -117,11 +117,30 @@ def test_networks_of_the_score_are_told_sigma(tmp_path):
     model = network(time_embedding_type="fourier")
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_max=50.0)
     prior = DiffusersPrior(saved(tmp_path, model, scheduler)).double()
-    assert (prior.sigma_min, prior.sigma_max) == (0.01, 50.0)
+    assert (prior.sigma_min, prior.sigma_max, prior.value_range) == (0.02, 100.0, (-1, 1))
     for sigma in (0.01, 1.0, 50.0):
-        x = images(sigma)
-        score = model.double()(x, torch.tensor([sigma, sigma], dtype=torch.float64)).sample
-        close(prior.score(x, sigma) * sigma**2, score * sigma**2)
+        u = images(sigma)
+        score = model.double()(u, torch.tensor([sigma, sigma], dtype=torch.float64)).sample
+        close(prior.denoise(2 * u - 1, 2 * sigma), 2 * (u + sigma**2 * score) - 1)
+
+
+def test_what_variance_exploding_pipelines_show_is_the_denoiser_mapped_to_0_1(tmp_path):
+    """The last step of theirs is the denoiser at sigma_min, cut off outside [0, 1]."""
+    scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.5, sigma_max=1.0, sampling_eps=0.0, correct_steps=0)
+    pipeline = diffusers.ScoreSdeVePipeline(network(), scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(tmp_path)
+    prior, calls = DiffusersPrior(tmp_path), []
+    pipeline.unet.register_forward_pre_hook(lambda module, given: calls.append(given))
+    rng = torch.Generator().manual_seed(0)
+    pictures = pipeline(2, num_inference_steps=3, generator=rng, output_type="np").images
+    u, levels = calls[-1]
+    assert levels.tolist() == [0.5, 0.5]
+    with torch.no_grad():
+        found = (prior.denoise(2 * u - 1, 1.0) + 1) / 2
+    expected = torch.from_numpy(pictures).movedim(-1, 1)
+    assert ((expected > 0) & (expected < 1)).float().mean() > 0.05
+    torch.testing.assert_close(found.clamp(0, 1), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -189,7 +208,7 @@ def test_a_hubs_name_is_looked_up_in_its_cache(tmp_path, folder, monkeypatch):
         assert DiffusersPrior(name).fingerprint() == expected
     for name, told in {
         "hf://google/large": "hf://google/large is not in the cache .*, and nothing is downloaded here: run",
-        "hf://google/small@other": "hf://google/small is not in the cache",
+        "hf://google/small@other": "small@other is not in the cache .* 'hf download google/small --revision other' wh",
         "hf://small": "a name of the hub has the form hf://owner/name",
         "nowhere": "nowhere is not a folder",
     }.items():
@@ -251,6 +270,12 @@ def test_what_is_wrong_is_one_line_that_names_file_and_key(tmp_path, folder, spo
     with pytest.raises(UserError, match=told) as error:
         DiffusersPrior(tmp_path / "copy")
     assert "\n" not in str(error.value)
+
+
+def test_time_that_runs_the_other_way_is_refused(tmp_path):
+    folder = saved(tmp_path, network(), diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True))
+    with pytest.raises(UserError, match=r"scheduler_config\.json: invert_sigmas is true"):
+        DiffusersPrior(folder)
 
 
 def test_half_precision_weights_and_other_sizes(tmp_path):
