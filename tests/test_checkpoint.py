@@ -10,7 +10,7 @@ from torch import nn
 
 from posterior import UserError
 from posterior.checkpoint import load_checkpoint
-from posterior.priors import UNet
+from posterior.priors import DiffusionPrior, UNet
 
 SMALL = {"image_size": 8, "num_channels": 32, "channel_mult": (1,), "attention_resolutions": (), "learn_sigma": False}
 
@@ -118,3 +118,12 @@ def test_a_class_conditional_network_adds_its_class_to_the_embedding(tmp_path):
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
     torch.testing.assert_close(network(x, t), plain(x, t))
     assert (network(x, t) - other(x, t)).abs().max() > 1e-3
+
+
+def test_two_classes_of_one_network_are_two_priors():
+    settings = {"image_size": 8, "num_channels": 32, "channel_mult": (1,), "attention_resolutions": ()}
+    networks = [UNet(**settings, num_classes=3, label=label) for label in (0, 0, 2)]
+    for network in networks[1:]:
+        network.load_state_dict(networks[0].state_dict())
+    first, same, other = (DiffusionPrior(network).fingerprint() for network in networks)
+    assert first == same != other

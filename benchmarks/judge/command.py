@@ -92,7 +92,7 @@ def judge(
     Raises:
         UserError: if a name is not there, or a problem has no closed form. A sampler that breaks a rule is a verdict.
     """
-    sizes = _budget(budget)
+    sizes = budget_of(budget)
     given = dict(sampler) if isinstance(sampler, Mapping) else {_label(sampler): sampler}
     contestants = [one if isinstance(one, Contestant) else of_object(name, one) for name, one in given.items()]
     names = problems if problems is not None else (QUICK if sizes.name == "quick" else ())
@@ -184,7 +184,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _budget(budget: str | Budget) -> Budget:
+def budget_of(budget: str | Budget) -> Budget:
     if isinstance(budget, Budget):
         return budget
     if budget not in BUDGETS:
@@ -316,7 +316,7 @@ def judge_command(arguments: Sequence[str]) -> None:
             raise UserError(f"--sampler: two samplers are called {one.name}: write NAME={text.rpartition('=')[2]}")
         contestants[one.name] = one
     names = [name.strip() for text in options.problems for name in text.split(",") if name.strip()]
-    budget = _budget(options.budget)
+    budget = budget_of(options.budget)
     problems = chosen(names or (QUICK if budget.name == "quick" else ()), options.allow_local)
     verdicts = judge(contestants, problems, budget, options.seed, options.output, options.device)
     print(verdicts)

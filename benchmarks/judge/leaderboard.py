@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.judge.command import BUDGETS, QUICK, _budget, contestant_of, of_settings
+from benchmarks.judge.command import BUDGETS, QUICK, budget_of, contestant_of, of_settings
 from benchmarks.judge.leaderboard_page import sentences, write_board
 from benchmarks.judge.leaderboard_running import Entrant, leaderboard
 from benchmarks.judge.problems import Problem, chosen
@@ -200,7 +200,7 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
     whole("leaderboard", "seed", options.seed, 0, 2**63)
     whole("leaderboard", "faces", options.faces, 0, MOST_FACES)
     whole("leaderboard", "mean-faces", options.mean_faces, 0, MOST_FACES)
-    budget, entrants = _budget(options.budget), _asked(options)
+    budget, entrants = budget_of(options.budget), _asked(options)
     problems = chosen(_names("--problems", options.problems) or QUICK, options.allow_local)
     curves = [] if options.curves == "false" else chosen(_names("--curves", [options.curves]), options.allow_local)
     board = leaderboard(

@@ -171,7 +171,16 @@ class Prior(nn.Module, ABC):
             self.size_multiple = multiple
 
     def fingerprint(self) -> str:
-        """A digest of parameters and buffers, to tell whether a run is resumed with the same prior."""
+        """A digest of `content` and `facts`, to tell whether a run is resumed with the same prior."""
+        found, told = self.content(), self.facts()
+        return hashlib.blake2b(f"{found} {told}".encode(), digest_size=16).hexdigest() if told else found
+
+    def facts(self) -> str:
+        """What decides the prior and is neither parameter nor buffer, in a line; empty: nothing does."""
+        return ""
+
+    def content(self) -> str:
+        """A digest of parameters and buffers."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in self.state_dict().items():
             digest.update(f"{name} {tuple(value.shape)} {waits.on_host('fingerprint', _sum, value):.9g};".encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -68,9 +67,9 @@ class DiffusionPrior(NetworkPrior):
     def _timesteps(self, sigma: Tensor) -> Tensor:
         return torch.from_numpy(self.noise_schedule.timestep(sigma.numpy().astype(np.float64)).astype(np.float32))
 
-    def fingerprint(self) -> str:
-        settings = f"{super().fingerprint()} {self.prediction} {self.noise_schedule!r}"
-        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    def facts(self) -> str:
+        label = getattr(self.network, "label", None)  # of a class-conditional `UNet`
+        return f"{self.prediction} {self.noise_schedule!r}" + (f" {label}" if isinstance(label, int) else "")
 
     def training_error(self, x0: Tensor, noise: Tensor, sigma: np.ndarray) -> Tensor:
         """The network's output on x0 + sigma * noise minus what it should be, (B, C, H, W): its square is the loss.

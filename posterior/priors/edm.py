@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posterior.checks import check_label, real
 from posterior.errors import UserError
-from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
+from posterior.priors.network import Compile, MemoryFormat, NetworkPrior, per_row
 
 
 class EDMPrior(NetworkPrior):
@@ -71,18 +69,13 @@ class EDMPrior(NetworkPrior):
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
         radius = (sigma**2 + self.sigma_data**2) ** 0.5
-        if isinstance(sigma, Tensor):
-            noise = sigma.flatten().log() / 4
-        else:
-            noise = torch.full((len(x),), math.log(sigma) / 4, device=x.device, dtype=x.dtype)
-        output = self.call_network(x / radius, noise)
+        noise = (sigma.log() if isinstance(sigma, Tensor) else math.log(sigma)) / 4
+        output = self.call_network(x / radius, per_row(noise, x))
         return (self.sigma_data / radius) ** 2 * x + sigma * self.sigma_data / radius * output, None
 
-    def fingerprint(self) -> str:
-        settings = f"{super().fingerprint()} {self.sigma_data} {self.sigma_min} {self.sigma_max}"
-        if isinstance(self.network, OneHot):
-            settings += f" {self.network.num_classes} {self.network.label}"
-        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    def facts(self) -> str:
+        classes = f" {self.network.num_classes} {self.network.label}" if isinstance(self.network, OneHot) else ""
+        return f"{self.sigma_data} {self.sigma_min} {self.sigma_max}{classes}"
 
 
 class OneHot(nn.Module):

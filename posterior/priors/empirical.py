@@ -163,12 +163,15 @@ class EmpiricalPrior(Prior):
             place = slice(start, start + BLOCK)
             yield place, self.images[place].flatten(1)
 
-    def fingerprint(self) -> str:
-        """Of the width, the labels, and a projection of each image, in their order; read by blocks."""
+    def facts(self) -> str:
+        return f"{self.width:.9g}"
+
+    def content(self) -> str:
+        """A digest of the labels and a projection of each image, in their order; read by blocks."""
         direction = stream(0, "EmpiricalPrior", 0, "fingerprint")
         projected = torch.randn(1, self.images[0].numel(), generator=direction, dtype=torch.float64)
         values = waits.on_host("fingerprint", self.products, projected)
-        digest = hashlib.blake2b(f"{self.width:.9g} {tuple(self.images.shape)};".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{tuple(self.images.shape)};".encode(), digest_size=16)
         digest.update(",".join(f"{value:.6g}" for value in values[0].tolist()).encode())
         if self.labels is not None:
             digest.update(waits.on_host("fingerprint", torch.Tensor.long, self.labels).numpy().tobytes())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from posterior.checks import real
-from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
+from posterior.priors.network import Compile, MemoryFormat, NetworkPrior, per_row
 
 
 class FlowPrior(NetworkPrior):
@@ -56,14 +54,9 @@ class FlowPrior(NetworkPrior):
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
         noise = sigma / (1 + sigma)  # the part of noise in x_t
         t = noise if self.time == "noise" else 1 / (1 + sigma)
-        if isinstance(t, Tensor):
-            times = self.time_scale * t.flatten()
-        else:
-            times = torch.full((len(x),), self.time_scale * t, device=x.device, dtype=x.dtype)
         x_t = x / (1 + sigma)
-        velocity = self.call_network(x_t, times)
+        velocity = self.call_network(x_t, per_row(self.time_scale * t, x))
         return x_t - noise * velocity if self.time == "noise" else x_t + noise * velocity, None
 
-    def fingerprint(self) -> str:
-        settings = f"{super().fingerprint()} {self.time} {self.time_scale} {self.sigma_min} {self.sigma_max}"
-        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    def facts(self) -> str:
+        return f"{self.time} {self.time_scale} {self.sigma_min} {self.sigma_max}"

@@ -141,7 +141,7 @@ class GaussianFieldPrior(ClosedFormPrior):
             "floor": self.floor,
         }
 
-    def fingerprint(self) -> str:
+    def content(self) -> str:
         numbers = [*self.mean.tolist(), *self._basis.flatten().tolist()]
         numbers += [*self.amplitude, *self.exponent, *self.cutoff, self.floor]
         text = " ".join(f"{number:.4g}" for number in numbers)  # a fit's last digits may differ between machines

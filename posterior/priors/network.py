@@ -19,6 +19,13 @@ Compile = Literal["default", "reduce-overhead", "max-autotune"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 
 
+def per_row(value: float | Tensor, x: Tensor) -> Tensor:
+    """A number for each image of x (B, C, H, W), (B,) in its dtype: one for all, or (B, 1, 1, 1)."""
+    if isinstance(value, Tensor):
+        return value.flatten()
+    return torch.full((len(x),), value, device=x.device, dtype=x.dtype)  # no copy to the device, which would wait
+
+
 class NetworkPrior(Prior):
     """A frozen network, called with images and one number each; subclasses say what the numbers and the output are.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from posterior.checks import real
-from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
+from posterior.priors.network import Compile, MemoryFormat, NetworkPrior, per_row
 
 
 class ScoreNetworkPrior(NetworkPrior):
@@ -47,12 +45,10 @@ class ScoreNetworkPrior(NetworkPrior):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, None]:
-        levels = sigma.flatten() if isinstance(sigma, Tensor) else torch.full((len(x),), sigma, device=x.device)
-        found = self.call_network(x, levels)
+        found = self.call_network(x, per_row(sigma, x))
         if self.output == "denoised":
             return found, None
         return x + (sigma**2 * found if self.output == "score" else -sigma * found), None
 
-    def fingerprint(self) -> str:
-        settings = f"{super().fingerprint()} {self.output} {self.sigma_min} {self.sigma_max}"
-        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    def facts(self) -> str:
+        return f"{self.output} {self.sigma_min} {self.sigma_max}"

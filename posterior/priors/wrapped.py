@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from torch import Tensor
 
 from posterior.checks import MOST_CHANNELS, real, whole
@@ -38,7 +36,7 @@ class WrappedPrior(Prior):
     def curvature(self, sigma: float) -> float:
         return self.prior.curvature(sigma)
 
-    def fingerprint(self) -> str:
+    def content(self) -> str:
         return self.prior.fingerprint()
 
 
@@ -73,9 +71,8 @@ class RescaledPrior(WrappedPrior):
     def curvature(self, sigma: float) -> float:
         return self.prior.curvature(sigma / self.scale) / self.scale**2
 
-    def fingerprint(self) -> str:
-        settings = f"{super().fingerprint()} {self.scale} {self.shift}"
-        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    def facts(self) -> str:
+        return f"{self.scale} {self.shift}"
 
 
 class ChannelwisePrior(WrappedPrior):
@@ -101,14 +98,17 @@ class ChannelwisePrior(WrappedPrior):
         super().__init__(prior)
         self.channels = channels
 
-    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    def _apart(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, float | Tensor]:
+        """Each channel as an image (B C, 1, H, W), and its level."""
         levels = sigma.repeat_interleave(x.shape[1], dim=0) if isinstance(sigma, Tensor) else sigma
-        denoised, fraction = self.prior._predict(x.flatten(0, 1)[:, None], levels)
+        return x.flatten(0, 1)[:, None], levels
+
+    def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        denoised, fraction = self.prior._predict(*self._apart(x, sigma))
         return denoised.view_as(x), None if fraction is None else fraction.view_as(x)
 
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        levels = sigma.repeat_interleave(x.shape[1], dim=0) if isinstance(sigma, Tensor) else sigma
-        return self.prior.score(x.flatten(0, 1)[:, None], levels).view_as(x)
+        return self.prior.score(*self._apart(x, sigma)).view_as(x)
 
-    def fingerprint(self) -> str:
-        return hashlib.blake2b(f"{super().fingerprint()} {self.channels}".encode(), digest_size=16).hexdigest()
+    def facts(self) -> str:
+        return str(self.channels)
