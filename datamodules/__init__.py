@@ -2,15 +2,24 @@
 
 from datamodules.array import ImageArray
 from datamodules.base import ImageData, MeasuredData
+from datamodules.ct import CTPhantomImages, CTPhantoms, CTSlices
 from datamodules.folder import ImageFolder
 from datamodules.idx import IdxImages, IdxImageSet
 from datamodules.mri import MRISlices, PhantomImages, Phantoms
 from datamodules.photos import PhotoCrops, Photographs
 from datamodules.recorded import RecordedMeasurements
+from datamodules.recorded_kspace import RecordedKSpace
+from datamodules.scenes import BlackHole, Cells, Layers, Scene, SceneImages, Scenes, Vortices
+from datamodules.squares import SquareImages
 from datamodules.toon import ToonFaces
 from datamodules.training import FolderImages, ImageSet, ToonFaceImages, TrainingImages
 
 __all__ = [
+    "BlackHole",
+    "CTPhantomImages",
+    "CTPhantoms",
+    "CTSlices",
+    "Cells",
     "FolderImages",
     "IdxImageSet",
     "IdxImages",
@@ -18,14 +27,21 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageSet",
+    "Layers",
     "MRISlices",
     "MeasuredData",
     "PhantomImages",
     "Phantoms",
     "PhotoCrops",
     "Photographs",
+    "RecordedKSpace",
     "RecordedMeasurements",
+    "Scene",
+    "SceneImages",
+    "Scenes",
+    "SquareImages",
     "ToonFaceImages",
     "ToonFaces",
     "TrainingImages",
+    "Vortices",
 ]

@@ -35,6 +35,7 @@ class CPUBatch:
         truth, y, noise: a row each.
         failed: id -> reason, of images that cannot be used.
         inputs: id -> digest of what was read.
+        units: id -> numbers that turn its samples into the units of what was recorded, where these differ.
     """
 
     ids: list[str]
@@ -44,6 +45,7 @@ class CPUBatch:
     noise: Tensor | None = None
     failed: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    units: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> CPUBatch:
         """All tensors on a device; called by Lightning."""
@@ -284,7 +286,8 @@ class MeasuredData(pl.LightningDataModule, ABC):
         if not batch.ids:
             return Batch([], self.seed, None, None, batch.failed)
         try:
-            return Batch(batch.ids, self.seed, self.measure(batch), batch.truth, batch.failed, batch.inputs)
+            measurement = self.measure(batch)
+            return Batch(batch.ids, self.seed, measurement, batch.truth, batch.failed, batch.inputs, batch.units)
         except UserError as error:  # what an image's neighbours are has no part in it: look at each alone
             failed = {batch.ids[0]: f"image {batch.ids[0]}: {error}"}
             if len(batch.ids) > 1:

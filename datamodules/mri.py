@@ -26,10 +26,15 @@ VOLUMES = {".h5", ".hdf5"}
 LOPSIDED = 30
 """Ratio of energies by which k-space is told to have its middle elsewhere; an image of noise has about 1, others far
 less."""
+MOST_HOLES = 0.01
+"""Zeros between numbers of k-space, as a share of these: receivers give none, and a phantom's transform hardly any."""
+LEAST_REACH = 7 / 8
+"""Highest measured frequency on one side of the middle over that on the other, below which k-space is partial Fourier:
+scanners leave out an eighth of the lines, which gives 3/4, or more; padding gives 1."""
 Kind = Literal["ellipses", "shepp_logan"]
 
 
-def _extra(name: str, needed_by: str) -> Any:
+def needed(name: str, needed_by: str) -> Any:
     """A module of the extra ``mri``.
 
     Raises:
@@ -55,8 +60,8 @@ def draw_phantom(index: int, size: int, kind: Kind = "ellipses", phase: float = 
     if kind == "ellipses":
         magnitude = _ellipses(2 * size, rng)
     else:
-        transform = _extra("skimage.transform", "a phantom")
-        picture = _extra("skimage.data", "a phantom").shepp_logan_phantom()
+        transform = needed("skimage.transform", "a phantom")
+        picture = needed("skimage.data", "a phantom").shepp_logan_phantom()
         scale, angle = rng.uniform(0.85, 1.0), rng.uniform(-20, 20)
         turned = transform.rotate(picture, angle)
         side = round(2 * size * scale / 2) * 2
@@ -72,7 +77,7 @@ def draw_phantom(index: int, size: int, kind: Kind = "ellipses", phase: float = 
 
 
 def _ellipses(side: int, rng: np.random.Generator) -> np.ndarray:
-    draw = _extra("skimage.draw", "a phantom")
+    draw = needed("skimage.draw", "a phantom")
     picture = np.zeros((side, side))
     head = np.array([rng.uniform(0.36, 0.46), rng.uniform(0.30, 0.42)]) * side
     turn = rng.uniform(-0.3, 0.3)
@@ -166,7 +171,7 @@ class PhantomImages(ImageSet):
 def _check_phantoms(who: str, size: int, start: int, count: int, phase: float) -> None:
     check_numbers(who, size, start, count)
     real(who, "phase", phase, least=0, most=1000)
-    _extra("skimage", who)
+    needed("skimage", who)
 
 
 class MRISlices(ImageData):
@@ -233,7 +238,7 @@ class MRISlices(ImageData):
         return [*self.places, *self.unusable]
 
     def _dataset(self, path: Path, read: Any) -> Any:
-        _extra("h5py", "MRISlices")
+        needed("h5py", "MRISlices")
         with open_dataset(path, self.key, "HDF5 file") as (file, data):
             kspace = data.dtype.kind == "c"
             if data.ndim not in ((3, 4) if kspace else (3,)) or data.dtype.kind not in "cf":
@@ -277,12 +282,21 @@ class MRISlices(ImageData):
 def _check_mask(mask: Any, shape: tuple[int, ...], path: Path) -> None:
     """Refuse files, such as those of fastMRI's test set, that say which lines of k-space (H, W) were measured, not all.
 
+    A mask has an entry a line, or is one of whole lines written out, (..., H, W).
+
     Raises:
         UserError: naming the file.
     """
-    if getattr(mask, "dtype", np.dtype("O")).kind not in "biuf" or mask.size not in shape:
-        return  # none, or one of tissue, say
-    if not np.asarray(mask).all():
+    if getattr(mask, "dtype", np.dtype("O")).kind not in "biuf":
+        return
+    if mask.size not in shape and mask.shape[-2:] != shape:
+        return  # of something else
+    kept = np.asarray(mask) != 0
+    if mask.size not in shape:
+        of_lines = (kept == kept[..., :1, :]).all() or (kept == kept[..., :1]).all()
+        if not (of_lines and kept.any()):
+            return  # of tissue, say
+    if not kept.all():
         raise UserError(
             f"{shown(path)} is undersampled k-space (its 'mask' has zeros), which has no true image: take "
             "fully sampled files"
@@ -292,26 +306,74 @@ def _check_mask(mask: Any, shape: tuple[int, ...], path: Path) -> None:
 def _check_kspace(kspace: Tensor, name: str) -> None:
     """Refuse k-space (H, W) or (coils, H, W) that gives no true image; only where that is unmistakable.
 
-    Undersampled: rows, or columns, of nothing but zeros lie between others, or are more than half of them. (Zeros at
-    the edges alone are what scanners pad with. Rows and columns both: such is the transform of a simulated box.)
-    Zero frequency elsewhere: a corner, or the middle of an edge, has `LOPSIDED` times the energy of the middle.
+    Raises:
+        UserError: naming the slice.
+    """
+    energy = energy_of(kspace)
+    if told := _undersampled(energy != 0):
+        raise UserError(f"{name} is undersampled k-space ({told}), which has no true image: take fully sampled files")
+    check_centre(energy, name)
+
+
+def energy_of(kspace: Tensor) -> Tensor:
+    """|k|^2 of k-space (..., H, W), summed over the coils, (H, W) float64."""
+    return kspace.to(torch.complex128).abs().square().reshape(-1, *kspace.shape[-2:]).sum(dim=0)
+
+
+def _undersampled(seen: Tensor) -> str | None:
+    """How k-space whose numbers differ from zero where ``seen`` (H, W) is undersampled, in words; None: it is not.
+
+    Lines: rows, or columns, of nothing but zeros lie between others, or are more than half of them, or lie at one edge
+    (`LEAST_REACH`). (Zeros at both edges alike are what scanners pad with.) Points: of what is left, more than one in a
+    hundred is zero between others. The transform of a simulated box is neither (`_of_a_box`).
+    """
+    if not seen.any():
+        return None
+    rows, columns = seen.any(dim=1), seen.any(dim=0)
+    missing = []
+    for measured, lines in ((rows, "rows"), (columns, "columns")):
+        place = measured.nonzero().flatten().tolist() or [0]
+        zeros = int((~measured).sum())
+        reach = sorted((len(measured) // 2 - place[0], place[-1] - len(measured) // 2))
+        if not measured[place[0] : place[-1] + 1].all() or zeros > len(measured) / 2:
+            missing.append(f"{zeros} of {len(measured)} {lines} are zero")
+        elif reach[0] + 1 < LEAST_REACH * reach[1]:  # an even size has one frequency more on one side
+            missing.append(f"{zeros} of {len(measured)} {lines} are zero, at one edge: partial Fourier")
+    if len(missing) == 1 or (missing and not (_of_a_box(rows) and _of_a_box(columns))):
+        return ", ".join(missing)
+    seen = seen[rows][:, columns]
+    holes, numbers = int((~seen & _between(seen, 0) & _between(seen, 1)).sum()), int(seen.sum())
+    return f"{holes} zeros lie between {numbers} numbers" if holes > MOST_HOLES * numbers else None
+
+
+def _of_a_box(measured: Tensor) -> bool:
+    """Whether the zero lines are those of the transform of N / p equal pixels out of N: every p-th but the middle one.
+
+    Masks leave out others: every p-th line is what they keep.
+    """
+    offsets = ((~measured).nonzero().flatten() - len(measured) // 2).tolist()
+    spacing = min(map(abs, offsets), default=0)
+    size = len(measured)
+    return spacing > 0 and offsets == [k for k in range(-(size // 2), size - size // 2) if k and k % spacing == 0]
+
+
+def _between(seen: Tensor, dim: int) -> Tensor:
+    """Where something is seen both before and behind along a dimension."""
+    before = seen.int().cummax(dim=dim).values
+    behind = seen.int().flip(dim).cummax(dim=dim).values.flip(dim)
+    return (before & behind).bool()
+
+
+def check_centre(energy: Tensor, name: str) -> None:
+    """Refuse k-space whose zero frequency is a corner or the middle of an edge: `LOPSIDED` times the middle's energy.
+
+    Args:
+        energy: of k-space, (H, W).
+        name: of the slice.
 
     Raises:
         UserError: naming the slice.
     """
-    energy = kspace.to(torch.complex128).abs().square().reshape(-1, *kspace.shape[-2:]).sum(dim=0)
-    missing = {}
-    for dim, lines in ((1, "rows"), (0, "columns")):
-        seen = (energy != 0).any(dim=dim)
-        measured = seen.nonzero().flatten().tolist() or [0]
-        zeros = int((~seen).sum())
-        if not seen[measured[0] : measured[-1] + 1].all() or zeros > len(seen) / 2:
-            missing[lines] = f"{zeros} of {len(seen)} {lines} are zero"
-    if len(missing) == 1:
-        raise UserError(
-            f"{name} is undersampled k-space ({', '.join(missing.values())}), which has no true image: take fully "
-            "sampled files"
-        )
     height, width = energy.shape
 
     def around_middle(turned: Tensor) -> float:

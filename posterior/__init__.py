@@ -9,18 +9,35 @@ if TYPE_CHECKING:
     from posterior.batch import Batch, Prediction
     from posterior.errors import UserError
     from posterior.measurement import Measurement
+    from posterior.noise_level import NoiseLevel, estimate_sigma
     from posterior.random import Streams, stream
+    from posterior.sampling import PosteriorSamples, sample
 
 __version__ = "0.2.0"
 
-__all__ = ["Batch", "Measurement", "Prediction", "Streams", "UserError", "stream"]
+__all__ = [
+    "Batch",
+    "Measurement",
+    "NoiseLevel",
+    "PosteriorSamples",
+    "Prediction",
+    "Streams",
+    "UserError",
+    "estimate_sigma",
+    "sample",
+    "stream",
+]
 
 HOMES = {
     "Batch": "posterior.batch",
     "Measurement": "posterior.measurement",
+    "NoiseLevel": "posterior.noise_level",
+    "PosteriorSamples": "posterior.sampling",
     "Prediction": "posterior.batch",
     "Streams": "posterior.random",
     "UserError": "posterior.errors",
+    "estimate_sigma": "posterior.noise_level",
+    "sample": "posterior.sampling",
     "stream": "posterior.random",
 }
 """Where the names of this package are defined; imported when asked for, so that `--help` does not wait for torch."""

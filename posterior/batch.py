@@ -21,6 +21,7 @@ class Batch:
         truth: the images (B, C, H, W) in [-1, 1], or None where nobody knows them.
         failed: id -> reason, of images that could not be measured and are not in the batch.
         inputs: id -> digest of what was read for it.
+        units: id -> numbers that turn its samples into the units of what was recorded, where these differ.
     """
 
     ids: list[str]
@@ -29,6 +30,7 @@ class Batch:
     truth: Tensor | None
     failed: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    units: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def keep(self, rows: list[int]) -> Batch:
         """The images ``rows`` of a batch that is not empty."""

@@ -134,6 +134,8 @@ def _numbers(value: Any) -> list[Any] | None:
     return [float(text) if "." in text else int(text) for text in parts] or None
 
 
+NUM_CLASSES = 1000
+"""Of guided-diffusion's class-conditional networks, which is nowhere in its files: those of ImageNet."""
 NETWORK_DEFAULTS = {
     "learn_sigma": False,
     "num_heads": 1,
@@ -149,8 +151,8 @@ NETWORK_DEFAULTS = {
 def _network(model: Section) -> tuple[Part, str, bool]:
     model.take("use_checkpoint", False)  # trade memory for time in training: no effect on results
     model.take("use_fp16", False)  # precision is the trainer's choice here
-    model.choose("class_cond", {False: None}, False)
-    settings = {name: model.take(name) for name in ("image_size", "num_channels", "num_res_blocks")}
+    settings = _classes(model)
+    settings |= {name: model.take(name) for name in ("image_size", "num_channels", "num_res_blocks")}
     settings |= {name: model.take(name, default) for name, default in NETWORK_DEFAULTS.items()}
     model.choose("num_heads_upsample", {-1: None, settings["num_heads"]: None}, -1)
     settings["channel_mult"] = _numbers(model.take("channel_mult", ""))
@@ -158,6 +160,23 @@ def _network(model: Section) -> tuple[Part, str, bool]:
     checkpoint = model.take("model_path")
     model.done()
     return part("priors.UNet", **settings), str(checkpoint), bool(settings["learn_sigma"])
+
+
+def _classes(model: Section) -> Part:
+    """Of a class-conditional network: how many, and the one that is sampled.
+
+    The DPS code tells its network no class, and fails; the key ``label`` is ours.
+    """
+    if not model.choose("class_cond", {False: False, True: True}, False):
+        return {}
+    label = model.take("label", None)
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < NUM_CLASSES:
+        told = "is missing" if label is None else f"is {label!r}"
+        raise UserError(
+            f"{model.where}: class_cond is true, but label {told}: add the class that is sampled, 0 to "
+            f"{NUM_CLASSES - 1}, as in 'label: 207'"
+        )
+    return {"num_classes": NUM_CLASSES, "label": label}
 
 
 def _diffusion(diffusion: Section, learn_sigma: bool) -> tuple[Part, str, Part, Part, bool]:

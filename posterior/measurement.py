@@ -26,6 +26,9 @@ class Measurement:
     operator: Operator
     likelihood: Likelihood
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "likelihood", self.likelihood.along(self.operator))
+
     @classmethod
     def simulate(cls, truth: Tensor, operator: Operator, likelihood: Likelihood, noise: Tensor) -> Measurement:
         """Measure images (B, C, H, W) with given standard normal numbers (B, *measurement_shape).
@@ -36,7 +39,7 @@ class Measurement:
         Raises:
             UserError: if the noise law is none for A x, or for A of a white image (`Likelihood.check`).
         """
-        clean = operator.forward(truth)
+        clean, likelihood = operator.forward(truth), likelihood.along(operator)
         if likelihood.most is not None:
             name = type(operator).__name__
             likelihood.check(operator.forward(torch.ones_like(truth)), f"A x of {name} for a white image")

@@ -19,7 +19,15 @@ from posterior.batch import Batch, Prediction
 from posterior.checks import MOST_SAMPLES, whole
 from posterior.errors import Diverged, UserError
 from posterior.measurement import Measurement
-from posterior.metrics import FeatureDistance, Functional, ImageMetric, RecordMeans, encode, standard_metrics
+from posterior.metrics import (
+    FeatureDistance,
+    Functional,
+    ImageMetric,
+    RecordMeans,
+    SampleMetric,
+    encode,
+    standard_metrics,
+)
 from posterior.metrics.distribution import coverage
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -85,10 +93,12 @@ class PosteriorSampling(pl.LightningModule):
         distances: distances between the set of first samples and a reference set, e.g. FID.
         functionals: functions of images (N, C, H, W) -> (N,), whose posterior mean, interval and probability stand on
             each image's mean row (`Functional.columns`).
+        sample_metrics: numbers for all samples of an image together, e.g. `posterior.metrics.CRPS`, where the truth is
+            known; they stand on the mean row, too.
 
     Raises:
-        UserError: if num_samples is out of range, pick_best has nothing to pick from, functionals no posterior, or two
-            metrics, distances or functionals the same name.
+        UserError: if num_samples is out of range, pick_best has nothing to pick from, functionals or sample metrics no
+            posterior, or two metrics, distances or functionals the same name.
     """
 
     def __init__(
@@ -100,6 +110,7 @@ class PosteriorSampling(pl.LightningModule):
         pick_best: bool = False,
         distances: list[FeatureDistance] | None = None,
         functionals: list[Callable[[Tensor], Any]] | None = None,
+        sample_metrics: list[SampleMetric] | None = None,
     ) -> None:
         super().__init__()
         whole("model", "num_samples", num_samples, 1 + pick_best, MOST_SAMPLES)
@@ -109,13 +120,18 @@ class PosteriorSampling(pl.LightningModule):
         self.pick_best = pick_best
         self.metrics: list[ImageMetric] = standard_metrics() if metrics is None else metrics
         self._metric_modules = nn.ModuleList(self.metrics)  # so that their networks move to the device
+        self.sample_metrics = sample_metrics or []
+        self._sample_metric_modules = nn.ModuleList(self.sample_metrics)
         names = [metric.name for metric in self.metrics]
-        columns = {"sample": [*names, *COST], "mean": [*names, "std", "coverage"]}
+        of_samples = [metric.name for metric in self.sample_metrics]
+        columns = {"sample": [*names, *COST], "mean": [*names, "std", "coverage", *of_samples]}
         if pick_best:
             columns |= {"best": names, "oracle": names}
         self.means = RecordMeans(columns)
-        if len({metric.name for metric in self.metrics}) < len(self.metrics):
+        if len({*names, *of_samples}) < len(names) + len(of_samples):
             raise UserError("model.metrics: two of them have the same name")
+        if of_samples and num_samples == 1:
+            raise UserError("model.sample_metrics: one sample has no spread: num_samples must be 2 or more")
         if len({one.name for one in distances or []}) < len(distances or []):
             raise UserError("model.distances: each feature network may stand there once")
         self.distances = [one for one in distances or [] if not one.network.unavailable]
@@ -238,6 +254,8 @@ class PosteriorSampling(pl.LightningModule):
             values["std"] = chains.var(dim=0).mean(dim=(1, 2, 3)).sqrt().tolist()
             if batch.truth is not None:
                 values["coverage"] = coverage(chains, batch.truth).tolist()
+                for one in self.sample_metrics:
+                    values[one.name] = waits.fetch("metric", one(chains, batch.truth))
             for functional in self.functionals:
                 values |= {name: waits.fetch("functional", x) for name, x in functional.columns(chains).items()}
             records += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.stats
@@ -15,6 +15,9 @@ from torch import Tensor
 from posterior import waits
 from posterior.checks import real
 from posterior.errors import UserError
+
+if TYPE_CHECKING:
+    from posterior.operators.base import Operator
 
 OVERSHOOT = 0.5
 """How far A x of an image in [-1, 1] may leave that range where A keeps the scale: bicubic resizing does by 0.41 at
@@ -78,6 +81,14 @@ class Likelihood(ABC):
                 "use GaussianNoise, or an operator that keeps the scale of images"
             )
 
+    def along(self, operator: Operator) -> Likelihood:
+        """The law for what an operator observes: itself, unless it depends on more of A than A x.
+
+        Raises:
+            UserError: naming the law, if it is none for such an operator.
+        """
+        return self
+
     def rows(self, index: Tensor) -> Likelihood:
         """The law of the images ``index``."""
         return self
@@ -118,6 +129,12 @@ class GaussianNoise(Likelihood):
 
     def annealed(self, added_variance: float, y: Tensor) -> GaussianNoise:
         return GaussianNoise((self.sigma_y**2 + added_variance) ** 0.5)
+
+
+def counted(mean: Tensor, noise: Tensor) -> Tensor:
+    """Photons for mean counts and standard normal numbers, both (B, *S) on the CPU: quantiles, float64."""
+    level = scipy.stats.norm.cdf(noise.double().numpy())
+    return torch.from_numpy(np.asarray(scipy.stats.poisson.ppf(level, mean.double().numpy())))
 
 
 @dataclass(frozen=True)
@@ -163,9 +180,7 @@ class PoissonNoise(Likelihood):
         return self.measured(waits.to_device("photon counts", counts, clean))
 
     def _counts(self, clean: Tensor, noise: Tensor) -> Tensor:
-        mean = self.photons * ((clean.double() + 1) / 2).clamp(0, 1)
-        level = scipy.stats.norm.cdf(noise.double().numpy())
-        return torch.from_numpy(np.asarray(scipy.stats.poisson.ppf(level, mean.numpy())))
+        return counted(self.photons * ((clean.double() + 1) / 2).clamp(0, 1), noise)
 
     def measured(self, counts: Tensor) -> Tensor:
         """y for photon counts (B, *S)."""

@@ -433,11 +433,28 @@ def _check_png(content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def hdf5_file(path: Path, what: str = "HDF5 file") -> Iterator[Any]:
+    """An HDF5 file, open while the caller reads from it; what h5py raises at reading is named too.
+
+    Yields:
+        h5py's File.
+
+    Raises:
+        UserError: naming the file, if it is missing or damaged.
+    """
+    import h5py
+
+    check_file(path, what)
+    with _named(what, path, "is not a readable HDF5 file"), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
 def open_dataset(path: Path, key: str, what: str = "HDF5 file") -> Iterator[tuple[Any, Any]]:
     """An HDF5 file and a data set in it, open while the caller reads from them.
 
     The data set has numbers, at most `MOST_ROWS` rows and at most `LARGEST_SLICE` bytes a row, and they lie in the file
-    itself. What h5py raises at reading is named too.
+    itself.
 
     Yields:
         h5py's File and Dataset.
@@ -447,9 +464,8 @@ def open_dataset(path: Path, key: str, what: str = "HDF5 file") -> Iterator[tupl
     """
     import h5py
 
-    check_file(path, what)
     name = shown(path)
-    with _named(what, path, "is not a readable HDF5 file"), h5py.File(path, "r") as file:
+    with hdf5_file(path, what) as file:
         groups = [place.as_posix() for place in (PurePosixPath(key), *PurePosixPath(key).parents) if place.name]
         if any(isinstance(file.get(group, getlink=True), h5py.ExternalLink) for group in groups):
             raise UserError(f"{name}: {key!r} is a link to another file, which is not followed: copy the data into it")

@@ -37,6 +37,7 @@ Later options are laid over earlier ones, and over --config.
   --calls N             network calls a sample (--model.sampler.calls), of a sampler that divides them up
   --print_config        print all settings with their defaults, and stop
   --allow-local         a file of settings may name classes of files that are not installed
+  --quiet               say nothing but warnings and where the results are
   --debug               show where an error comes from
   --help-all            every setting, those of the trainer included
   --model.sampler.help NAME, --data.help NAME, ...    the settings of a class"""
@@ -51,7 +52,7 @@ PREDICT_HELP = {
     "--model.num_samples": "samples (chains) of each image (1)",
     "--model.pick_best": "true: also report the sample with the least residual",
     "--model.metrics": "list of metrics (L2, PSNR, SSIM, LPIPS, residual)",
-    "--data": "ImageFolder, ImageArray, ToonFaces, Phantoms, MRISlices, RecordedMeasurements",
+    "--data": "ImageFolder, ImageArray, ToonFaces, Phantoms, MRISlices, CTSlices, RecordedMeasurements",
     "--data.root": "folder (or zip) of images, of ImageFolder",
     "--data.operator": "the measurement: configs/operator/*.yaml",
     "--data.likelihood": "GaussianNoise (--data.likelihood.sigma_y 0.05) or PoissonNoise (.rate)",

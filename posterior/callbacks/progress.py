@@ -1,42 +1,37 @@
-"""Progress of a run: images, and the steps of the sampler within the batch at hand."""
+"""Progress of a run: images, stage and step of the sampler, network calls a second, the time that is left."""
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from posterior.batch import Batch, Prediction
 from posterior.callbacks.results import ResultWriter
 from posterior.module import PosteriorSampling
+from posterior.priors.base import Cost
+from posterior.terminal import Status, duration, remark
 
 
 class SamplingProgress(pl.Callback):
-    """Two bars on a terminal, rank 0's images and sampler steps; a line now and then where there is no terminal.
+    """Of rank 0's images: two bars on a terminal, a line at some moments in a log (`posterior.terminal.Status`).
+
+    Calls are counted by the prior as it is called, forward and backward, an image each: nothing waits for the device.
+    The time that is left comes from the calls of the batches that are done; in the first batch, whose calls are not
+    known yet, it is that of the stage.
 
     Args:
-        seconds_between_lines: least time between two lines, without a terminal.
+        seconds_between_lines: the first moment of a log.
     """
 
     def __init__(self, seconds_between_lines: float = 20.0) -> None:
         self.seconds_between_lines = seconds_between_lines
-        self.live: Progress | None = None
-        self.images: TaskID | None = None
-        self.steps: TaskID | None = None
+        self.status: Status | None = None
+        self.cost, self.before, self.counted = Cost(), 0, 0
         self.total = self.done = 0
-        self.last_line = 0.0
+        self.start = self.stage_start = 0.0
+        self.stage = ""
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PosteriorSampling)
@@ -44,30 +39,19 @@ class SamplingProgress(pl.Callback):
             return
         data = ResultWriter.data(trainer)
         self.total, self.done = data.num_local_images, 0
-        self.last_line = time.monotonic()
         skipped = len(data.skip & set(data.ids))
         if skipped:
-            print(f"resuming: {skipped} images are complete", file=sys.stderr)
-        if sys.stderr.isatty():
-            self.live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self.images = self.live.add_task("images", total=self.total)
-            self.steps = self.live.add_task("steps", total=None)
-            self.live.start()
+            remark(f"resuming: {skipped} images are complete")
+        self.cost, self.counted, self.stage = pl_module.prior.cost, 0, ""
+        self.before, self.start = self._all_calls(), time.monotonic()
+        self.status = Status(self.seconds_between_lines)
         pl_module.observers.append(self.on_step)
 
     def on_step(self, stage: str, step: int, total: int, x: Tensor) -> None:
         """Called by the sampler after each step."""
-        if self.live is not None and self.steps is not None:
-            self.live.update(self.steps, description=stage, completed=step, total=total)
-        elif time.monotonic() - self.last_line > self.seconds_between_lines:
-            self._line(f"{stage}, step {step} of {total}")
+        if stage != self.stage or step == 1:
+            self.stage, self.stage_start = stage, time.monotonic()
+        self._tell(step / total, f"{stage}, step {step} of {total}", self._left(step, total))
 
     def on_predict_batch_end(
         self,
@@ -79,19 +63,38 @@ class SamplingProgress(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.done += len(batch.ids) + len(batch.failed)
-        if self.live is not None and self.images is not None:
-            self.live.update(self.images, completed=self.done)
-        elif trainer.is_global_zero and self.total and time.monotonic() - self.last_line > self.seconds_between_lines:
-            self._line("batch sampled")
+        self.counted, self.stage = self.calls, ""
+        if self.total:
+            self._tell(1.0, "batch sampled", self._left(1, 1))
 
-    def _line(self, what: str) -> None:
-        self.last_line = time.monotonic()
-        print(f"{self.done} of {self.total} images done; {what}", file=sys.stderr, flush=True)
+    def _all_calls(self) -> int:
+        return self.cost.forward + self.cost.backward
+
+    @property
+    def calls(self) -> int:
+        """Network calls of this run until now."""
+        return self._all_calls() - self.before
+
+    def _left(self, step: int, total: int) -> str:
+        """The time that is left, in words; empty while nothing is known."""
+        now = time.monotonic()
+        if self.done == 0:
+            taken = now - self.stage_start
+            return f"about {duration(taken / (step - 1) * (total - step))} left of this stage" if step > 1 else ""
+        begun = self.done * self.calls / self.counted if self.counted else self.done  # images, with parts of them
+        return f"about {duration((now - self.start) / begun * max(0.0, self.total - begun))} left"
+
+    def _tell(self, share: float, what: str, left: str) -> None:
+        if self.status is None:
+            return
+        pace = f"{self.calls / max(time.monotonic() - self.start, 1e-9):.3g} calls/s" if self.calls else ""
+        images = (self.done / self.total, f"{self.done} of {self.total} images done")
+        self.status.tell(images, (share, ", ".join(filter(None, [what, pace, left]))))
 
     def _stop(self, pl_module: pl.LightningModule) -> None:
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
+        if self.status is not None:
+            self.status.close()
+            self.status = None
         if isinstance(pl_module, PosteriorSampling) and self.on_step in pl_module.observers:
             pl_module.observers.remove(self.on_step)
 

@@ -21,7 +21,7 @@ import posterior
 from posterior.batch import Batch, Prediction
 from posterior.checks import whole
 from posterior.errors import StoppedElsewhere, UserError
-from posterior.files import below, explained, forget_partial, say, write_whole
+from posterior.files import below, explained, forget_partial, write_whole
 from posterior.ids import natural
 from posterior.images import to_pixels
 from posterior.listing import Listing
@@ -35,6 +35,7 @@ from posterior.results.report import Session, write_report
 from posterior.results.report_page import leave_page
 from posterior.results.report_phase import phase_pixels
 from posterior.results.table import format_distances, format_table
+from posterior.terminal import remark, say_result
 
 MOST_ROWS = 1000
 """Of grid.png."""
@@ -111,7 +112,7 @@ class ResultWriter(pl.Callback):
         known = {str(r["id"]): r.get("input") for r in records}
         wanted = [image_id for image_id in data.ids if image_id in known]
         if len(wanted) > MANY:
-            print(f"resuming: comparing {len(wanted)} inputs with what they were", file=sys.stderr, flush=True)
+            remark(f"resuming: comparing {len(wanted)} inputs with what they were")
         now = data.input_digests(wanted)
         changed = [image_id for image_id in wanted if now[image_id] != known[image_id]]
         again = set(changed) | (recorded - known.keys())  # also those whose files are gone
@@ -130,7 +131,7 @@ class ResultWriter(pl.Callback):
             with explained(self.dir):
                 self.journal.begin(self.session(trainer, pl_module).record() | {"session": self.number})
             if data.listing is not None and data.listing.left_out:
-                say(f"{self.dir.name}: {data.listing.told()}")
+                say_result(f"{self.dir.name}: {data.listing.told()}")
         wanted = set(data.ids)
         pl_module.means.count(r for r in self.records if r["id"] in wanted)  # rank 0 has them, others none
 
@@ -176,9 +177,11 @@ class ResultWriter(pl.Callback):
         if trainer.is_global_zero:
             log_batch(trainer.loggers, pl_module.means.columns, outputs.records, self.done)
         self.done += len(outputs.batch.ids)
-        inputs, measured = outputs.batch.inputs, _num_measured(outputs.batch)
+        inputs, measured, units = outputs.batch.inputs, _num_measured(outputs.batch), outputs.batch.units
         records = [
-            r | {"num_measured": measured[str(r["id"])], "input": inputs.get(str(r["id"])), "session": self.number}
+            r
+            | {"num_measured": measured[str(r["id"])], "input": inputs.get(str(r["id"])), "session": self.number}
+            | ({"units": units[str(r["id"])]} if r["id"] in units else {})
             for r in outputs.records
         ]
 
@@ -257,11 +260,11 @@ class ResultWriter(pl.Callback):
                 rows = [(image_id, self.dir / "images" / image_id) for image_id in shown]
                 make_grid(rows, picture_names(pl_module.num_samples, there), grid)
         if ids:
-            say(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
-            say(format_table(summary, pl_module.num_samples))
+            say_result(f"\n{self.dir.name}: {len(ids)} images, {pl_module.num_samples} samples each")
+            say_result(format_table(summary, pl_module.num_samples))
             for line in format_distances(report.distances):
-                say(line)
-            say(f"grid: {grid}")
+                say_result(line)
+            say_result(f"grid: {grid}")
             log_run(trainer.loggers, summary, report, grid)
         leave_page(self.dir)
         if lost := wanted - report.ids - failed.keys():

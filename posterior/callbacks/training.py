@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from posterior.random import Streams
 from posterior.results.pictures import save_png, sheet
 from posterior.samplers import DDIM, RespacedSigmas, ReverseDiffusion
 from posterior.samplers.reverse_diffusion import initial_noise
+from posterior.terminal import remark
 from posterior.training import DenoisingTraining
 
 
@@ -156,7 +156,7 @@ class TrainingWriter(pl.Callback):
 
     def _record(self, row: dict[str, float]) -> None:
         told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("step", "rate"))
-        print(f"step {row['step']}: {told}", file=sys.stderr, flush=True)
+        remark(f"step {row['step']}: {told}")
         path = self.dir / "losses.csv"
         rows = [*(old for old in read_losses(path, list(row)) if old["step"] < row["step"]), row]
         text = io.StringIO()

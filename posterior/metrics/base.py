@@ -34,6 +34,19 @@ class ImageMetric(nn.Module, ABC):
         """Values (B,) of images x (B, C, H, W), clipped to [-1, 1] where the metric compares pictures."""
 
 
+class SampleMetric(nn.Module, ABC):
+    """A number for the K > 1 samples of each image together, against its true image.
+
+    `name` heads its column on the row of the samples' mean.
+    """
+
+    name: str
+
+    @abstractmethod
+    def forward(self, samples: Tensor, truth: Tensor) -> Tensor:
+        """Values (B,) of samples (K, B, C, H, W), not clipped, and true images (B, C, H, W)."""
+
+
 class MeanOverImages(torchmetrics.Metric):
     """Mean of per-image values and its standard error, over batches and ranks; each image counts once.
 

@@ -168,6 +168,24 @@ def nominal_coverage(num_samples: int, trim: int = 0) -> float:
     return (num_samples - 1 - 2 * trim) / (num_samples + 1)
 
 
+def leave_one_out_scores(images: Tensor, norm: float) -> Tensor:
+    """Fair score of each of K + 1 rows with the K others as samples, (K + 1, P, D) -> (K + 1, P).
+
+    Mean distance to the others, less half the mean distance between two of them: of sums of absolute differences it is
+    D times the mean CRPS of D numbers, of Euclidean distances the energy score. Gneiting and Raftery, JASA 102, 2007;
+    fair: Ferro, Q. J. R. Meteorol. Soc. 140, 2014.
+
+    Args:
+        images: with the truth among them, say in row 0; K >= 2.
+        norm: of the distance, 1 or 2.
+    """
+    exact = "donot_use_mm_for_euclid_dist"
+    to_others = torch.stack([torch.cdist(x, x, norm, exact).sum(dim=1) for x in images.unbind(dim=1)], dim=1)
+    count = len(images) - 1
+    between = to_others.sum(dim=0) / 2 - to_others
+    return to_others / count - between / (count * (count - 1))
+
+
 def ranks(samples: Tensor, truth: Tensor) -> Tensor:
     """How many samples lie below the truth, number by number: (K, B), (B,) -> (B,), uniform on 0..K if exact.
 

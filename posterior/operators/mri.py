@@ -44,6 +44,12 @@ def root_sum_of_squares(z: Tensor) -> Tensor:
     return z.abs().square().sum(dim=1, keepdim=True).sqrt()
 
 
+def log_view(levels: Tensor) -> Tensor:
+    """Magnitudes (B, 1, H, W) on a log scale in [-1, 1], from three decades below each image's maximum."""
+    top = levels.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+    return 2 * ((levels / top).clamp_min(1e-3).log10() / 3 + 1) - 1
+
+
 class UndersampledFourier(MaskedOrthonormal):
     """Some columns of the k-space of a complex image, seen by one coil: y = M F x.
 
@@ -60,9 +66,7 @@ class UndersampledFourier(MaskedOrthonormal):
 
     def view(self, y: Tensor) -> Tensor:
         """Root sum of squares of k-space on a log scale, three decades below each image's maximum, (B, 1, H, W)."""
-        levels = root_sum_of_squares(to_complex(y))
-        top = levels.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
-        return 2 * ((levels / top).clamp_min(1e-3).log10() / 3 + 1) - 1
+        return log_view(root_sum_of_squares(to_complex(y)))
 
     def parameters_view(self) -> Tensor:
         return (2 * self.mask - 1).expand(-1, 1, *self.image_shape[1:])

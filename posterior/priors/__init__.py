@@ -1,14 +1,17 @@
 """Priors p(x), as denoisers in sigma units."""
 
+from posterior.priors.autoencoders import DiffusersDecoder
 from posterior.priors.base import ClosedFormPrior, Cost, Prior
 from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.edm import EDMPrior
+from posterior.priors.edm2_network import EDM2UNet
 from posterior.priors.edm_networks import DhariwalUNet, SongUNet
 from posterior.priors.empirical import EmpiricalPrior
 from posterior.priors.flow import FlowPrior
 from posterior.priors.from_azula import AzulaPrior
 from posterior.priors.from_diffusers import DiffusersPrior
 from posterior.priors.gaussian import GaussianFieldPrior
+from posterior.priors.latent import Decoder, LatentPrior
 from posterior.priors.local import LocalPrior, LocalUNet
 from posterior.priors.mixture import GaussianMixturePrior
 from posterior.priors.network import NetworkPrior
@@ -25,14 +28,18 @@ __all__ = [
     "ClosedFormPrior",
     "CosineBetas",
     "Cost",
+    "Decoder",
     "DhariwalUNet",
+    "DiffusersDecoder",
     "DiffusersPrior",
     "DiffusionPrior",
+    "EDM2UNet",
     "EDMPrior",
     "EmpiricalPrior",
     "FlowPrior",
     "GaussianFieldPrior",
     "GaussianMixturePrior",
+    "LatentPrior",
     "LinearBetas",
     "LocalPrior",
     "LocalUNet",

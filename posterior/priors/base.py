@@ -181,10 +181,7 @@ class Prior(nn.Module, ABC):
 
     def content(self) -> str:
         """A digest of parameters and buffers."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in self.state_dict().items():
-            digest.update(f"{name} {tuple(value.shape)} {waits.on_host('fingerprint', _sum, value):.9g};".encode())
-        return digest.hexdigest()
+        return digest(self)
 
     def _counted(self, output: Tensor) -> Tensor:
         def count_backward(grad: Tensor) -> None:
@@ -198,6 +195,14 @@ class Prior(nn.Module, ABC):
     def _checked(self, x: Tensor, sigma: float | Tensor) -> float | Tensor:
         self.check_range(sigma)
         return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
+
+
+def digest(module: nn.Module) -> str:
+    """Of parameters and buffers."""
+    whole = hashlib.blake2b(digest_size=16)
+    for name, value in module.state_dict().items():
+        whole.update(f"{name} {tuple(value.shape)} {waits.on_host('fingerprint', _sum, value):.9g};".encode())
+    return whole.hexdigest()
 
 
 def _sum(value: Tensor) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -182,6 +182,35 @@ class FourierFeatures(nn.Module):
         return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
+def check_taps(who: str, taps: Sequence[float]) -> None:
+    """Refuse a filter that cannot change sides.
+
+    Raises:
+        UserError: if it has an odd number of entries, or one is out of range, or they are all 0.
+    """
+    length(who, "resample_filter", taps, 2, 64)
+    for tap in taps:
+        real(who, "resample_filter", tap, least=0, most=1e6)
+    if len(taps) % 2 or not sum(taps):
+        raise UserError(f"{who}: resample_filter must have an even number of entries, not all 0, got {brief(taps)}")
+
+
+def build_within_bounds(network: nn.Module, build: Callable[[], None]) -> None:
+    """Make a network's layers, on nothing first: shapes without memory.
+
+    Raises:
+        UserError: if they would have too many parameters.
+    """
+    with torch.device("meta"):
+        build()
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > MOST_PARAMETERS:
+        raise UserError(
+            f"{type(network).__name__}: these settings make {count:.2g} parameters, more than {MOST_PARAMETERS:.0e}"
+        )
+    build()
+
+
 class EDMUNet(nn.Module, ABC):
     """What both networks share: blocks called by the side of their pictures, down and up again.
 
@@ -244,21 +273,6 @@ class EDMUNet(nn.Module, ABC):
         self.widths = [model_channels * mult for mult in channel_mult]
         self.num_blocks, self.attn_resolutions, self.dropout = num_blocks, set(attn_resolutions), dropout
 
-    def _make(self) -> None:
-        """Make the layers, on nothing first: shapes without memory.
-
-        Raises:
-            UserError: if they would have too many parameters.
-        """
-        with torch.device("meta"):
-            self._build()
-        count = sum(parameter.numel() for parameter in self.parameters())
-        if count > MOST_PARAMETERS:
-            raise UserError(
-                f"{type(self).__name__}: these settings make {count:.2g} parameters, more than {MOST_PARAMETERS:.0e}"
-            )
-        self._build()
-
     @abstractmethod
     def _build(self) -> None: ...
 
@@ -316,8 +330,9 @@ class SongUNet(EDMUNet):
     """DDPM++ and NCSN++ as EDM builds them; argument names are those of its files.
 
     Args:
-        img_resolution, in_channels, out_channels, label_dim, augment_dim, model_channels, channel_mult,
-            channel_mult_emb, num_blocks, attn_resolutions, dropout, label_dropout: see `EDMUNet`.
+        img_resolution, in_channels, out_channels, label_dim, augment_dim: see `EDMUNet`.
+        model_channels, channel_mult, channel_mult_emb, num_blocks, attn_resolutions: the same.
+        dropout, label_dropout: the same.
         embedding_type: of the noise level: ``positional`` (DDPM++) or ``fourier`` (NCSN++).
         channel_mult_noise: its width as a multiple of model_channels.
         encoder_type: what goes down beside the blocks: nothing (``standard``), the image (``skip``), or what is made of
@@ -354,16 +369,11 @@ class SongUNet(EDMUNet):
             *(channel_mult_emb, num_blocks, attn_resolutions, dropout, label_dropout),
         )
         whole("SongUNet", "channel_mult_noise", channel_mult_noise, 1, 64)
-        length("SongUNet", "resample_filter", resample_filter, 2, 64)
-        for tap in resample_filter:
-            real("SongUNet", "resample_filter", tap, least=0, most=1e6)
-        if len(resample_filter) % 2 or not sum(resample_filter):
-            told = f"must have an even number of entries, not all 0, got {brief(resample_filter)}"
-            raise UserError(f"SongUNet: resample_filter {told}")
+        check_taps("SongUNet", resample_filter)
         self.first, self.noise = model_channels, model_channels * channel_mult_noise
         self.label_dim, self.augment_dim, self.taps = label_dim, augment_dim, tuple(resample_filter)
         self.embedding_type, self.encoder_type, self.decoder_type = embedding_type, encoder_type, decoder_type
-        self._make()
+        build_within_bounds(self, self._build)
 
     def _build(self) -> None:
         if self.embedding_type == "fourier":
@@ -449,8 +459,9 @@ class DhariwalUNet(EDMUNet):
     """ADM as EDM builds it; argument names are those of its files.
 
     Args:
-        img_resolution, in_channels, out_channels, label_dim, augment_dim, model_channels, channel_mult,
-            channel_mult_emb, num_blocks, attn_resolutions, dropout, label_dropout: see `EDMUNet`.
+        img_resolution, in_channels, out_channels, label_dim, augment_dim: see `EDMUNet`.
+        model_channels, channel_mult, channel_mult_emb, num_blocks, attn_resolutions: the same.
+        dropout, label_dropout: the same.
 
     Raises:
         UserError: as `EDMUNet`.
@@ -476,7 +487,7 @@ class DhariwalUNet(EDMUNet):
             *(channel_mult_emb, num_blocks, attn_resolutions, dropout, label_dropout),
         )
         self.noise, self.label_dim, self.augment_dim = model_channels, label_dim, augment_dim
-        self._make()
+        build_within_bounds(self, self._build)
 
     def _build(self) -> None:
         if self.augment_dim:

@@ -6,7 +6,7 @@ reads them (huggingface/diffusers, Apache-2.0).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -18,21 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posterior.checkpoint import load_state
-from posterior.checks import check_label, real, whole
+from posterior.checks import brief, check_label, real, whole
 from posterior.errors import UserError
+from posterior.hub import AUTOENCODERS, CONFIGURATIONS, WEIGHTS, local_folder
 from posterior.priors.base import Prior
 from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.edm import EDMPrior
 from posterior.priors.flow import FlowPrior
-from posterior.priors.hub import local_folder
 from posterior.priors.network import Compile, MemoryFormat
 from posterior.priors.noise_schedule import NoiseSchedule
 from posterior.priors.score_network import ScoreNetworkPrior
 from posterior.priors.wrapped import RescaledPrior, WrappedPrior
 from posterior.reading import read_json, read_state, reason, shown
 
-NETWORK, SCHEDULER = "config.json", "scheduler_config.json"
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+NETWORK, SCHEDULER = CONFIGURATIONS
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of attention as files of 2022 call them -> as they are called now."""
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
@@ -46,7 +45,7 @@ class DiffusersPrior(WrappedPrior):
     and at which levels, is what ``scheduler_config.json`` says: DDPM, DDIM and PNDM (with betas of any kind; a last
     level without signal is left out), EDM, ScoreSdeVe and FlowMatch schedulers. Nothing is downloaded, and no code is
     loaded from the folder. Images are in [-1, 1]; those of ScoreSdeVe are in [0, 1] for the network, so that its noise
-    levels are doubled here.
+    levels are doubled here. A pipeline with an autoencoder beside is one of latents: `LatentPrior` takes both.
 
     Args:
         folder: on the disk; or ``hf://owner/name``, of which the copy in the hub's local cache is taken.
@@ -69,15 +68,43 @@ class DiffusersPrior(WrappedPrior):
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
         whole("DiffusersPrior", "patch_size", patch_size, 1, 64)
-        files = Files.of(local_folder(Path(folder)))
+        root = local_folder(Path(folder))
+        files = Files.of(root)
         scheduler = Section(files.scheduler, read_json(files.scheduler, "scheduler"))
         kind = scheduler.choose("_class_name", KINDS)
         network = read_network(files, label, patch_size)
         super().__init__(kind(scheduler, network, compile, memory_format))
         self.sign, self.patch_size = network.sign, patch_size
+        beside = autoencoder_in(root)
+        self.scaling = None if beside is None else Scaling.read(Section(beside, read_json(beside, "autoencoder")))
+
+    def check_images(self, image_shape: Sequence[int]) -> str | None:
+        if self.scaling is not None:
+            raise UserError(
+                f"DiffusersPrior: these are latents, not images: there is an autoencoder, {shown(self.scaling.path)}. "
+                "LatentPrior takes both"
+            )
+        return super().check_images(image_shape)
 
     def facts(self) -> str:
         return f"{self.sign} {self.patch_size}"
+
+
+def autoencoder_in(folder: Path) -> Path | None:
+    """The configuration of the autoencoder in a pipeline's folder, if it has one."""
+    return next((path for name in AUTOENCODERS if (path := folder / name / NETWORK).is_file()), None)
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights of a network beside its configuration.
+
+    Raises:
+        UserError: if there are none.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{shown(folder)} has no weights: neither {' nor '.join(WEIGHTS)}")
 
 
 @dataclass(frozen=True)
@@ -108,10 +135,7 @@ class Files:
                 raise UserError(
                     f"{shown(path)} is missing: {what} configuration, which diffusers writes beside weights"
                 )
-        for name in WEIGHTS:
-            if (unet / name).is_file():
-                return cls(unet / NETWORK, scheduler / SCHEDULER, unet / name)
-        raise UserError(f"{shown(unet)} has no weights: neither {' nor '.join(WEIGHTS)}")
+        return cls(unet / NETWORK, scheduler / SCHEDULER, weights_in(unet))
 
 
 @dataclass(frozen=True)
@@ -150,6 +174,22 @@ class Section:
         real(shown(self.path), key, value, above=0)
         return float(value)
 
+    def numbers(self, key: str) -> tuple[float, ...] | None:
+        """One finite number, or a list of them; None: it is not said.
+
+        Raises:
+            UserError: naming file and key, if it is something else.
+        """
+        value = self.values.get(key)
+        if value is None:
+            return None
+        listed = value if isinstance(value, list) else [value]
+        for one in listed:
+            if isinstance(one, bool) or not isinstance(one, (int, float)):
+                raise UserError(f"{shown(self.path)}: {key} must be a number or a list of them, got {brief(value)}")
+            real(shown(self.path), key, one)
+        return tuple(map(float, listed))
+
     def made_by(self, library: ModuleType, name: str) -> Any:
         """The library's object of this configuration; of keys that are not its own it says nothing.
 
@@ -162,6 +202,42 @@ class Section:
             raise UserError(f"{shown(self.path)}: diffusers makes no {name} of it: {reason(error)}") from error
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """z = (h - shift) / scale: h the latents of an autoencoder, z what a prior was trained on.
+
+    Facts of the format: ``scaling_factor`` (1 / scale, of unit variance), ``shift_factor``, ``latents_mean`` and
+    ``latents_std``, as the pipelines of diffusers decode.
+
+    Args:
+        path: the file that says so.
+        scale, shift: one number, or one a channel.
+    """
+
+    path: Path = field(compare=False)
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @classmethod
+    def read(cls, section: Section) -> Scaling:
+        """As an autoencoder's configuration has it.
+
+        Raises:
+            UserError: naming file and key, if a number is none.
+        """
+        factor = section.number("scaling_factor", 0.18215)
+        mean, std = section.numbers("latents_mean"), section.numbers("latents_std")
+        shift = section.numbers("shift_factor") or (0.0,)
+        if mean is not None and std is not None:
+            return cls(section.path, tuple(one / factor for one in std), mean)
+        return cls(section.path, (1 / factor,), shift)
+
+    def __str__(self) -> str:
+        factors, shifts = (", ".join(f"{one:g}" for one in of) for of in ([1 / s for s in self.scale], self.shift))
+        moved = f" after a shift by {shifts}" if any(self.shift) else ""
+        return f"scaled by {factors}{moved} ({shown(self.path)})"
+
+
 def library() -> ModuleType:
     """Raises:
     UserError: if diffusers is not installed.
@@ -169,7 +245,7 @@ def library() -> ModuleType:
     try:
         import diffusers
     except ModuleNotFoundError as error:
-        raise UserError("DiffusersPrior needs diffusers: pip install 'posterior-sampling[priors]'") from error
+        raise UserError("folders of diffusers need diffusers: pip install 'posterior-sampling[priors]'") from error
     return diffusers
 
 
@@ -225,12 +301,12 @@ def read_network(files: Files, label: int | None, patch_size: int) -> FromDiffus
             f"{shown(files.network)}: in_channels {settings.in_channels} is no multiple of patch_size^2 {patch_size**2}"
         )
     check_label("DiffusersPrior", settings.num_class_embeds, label)
-    state = {_current(key): value for key, value in read_state(files.weights, "weights").items()}
+    state = {current(key): value for key, value in read_state(files.weights, "weights").items()}
     load_state(network, state, f"weights {shown(files.weights)}")
     return FromDiffusers(network, label, patch_size)
 
 
-def _current(key: str) -> str:
+def current(key: str) -> str:
     """A key with the names that attention has now."""
     parts = key.split(".")
     if "attentions" in parts and len(parts) > 1:

@@ -131,7 +131,7 @@ def write_report(
 
 
 def _csv(records: Iterable[Record]) -> str:
-    inner = {"features", "input", "num_measured", "session"}
+    inner = {"features", "input", "num_measured", "session", "units"}
     rows = [{k: v for k, v in record.items() if k not in inner} for record in records if record["sample"] != "truth"]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from posterior.results.journal import Journal, Record
 from posterior.results.pictures import STD_SMOOTHING, picture_names
 from posterior.results.report import Session, read_metrics
 
-NO_METRICS = {"id", "sample", "picked", "features", "input", "session", "num_measured"}
+NO_METRICS = {"id", "sample", "picked", "features", "input", "session", "num_measured", "units"}
 """Fields of a record that are no metric."""
 MAIN = "sample_000.png"
 """The picture that stands for an image."""
@@ -122,25 +121,29 @@ class Run:
         """Names of those that are known, in the order of the table."""
         return list(dict.fromkeys(name for kind in ("sample", "mean") for name in self.summary.get(kind, ())))
 
+    def config(self) -> Any:
+        """config.yaml as data; None, if it cannot be read."""
+        try:
+            return yaml.safe_load(self.settings)
+        except Exception:  # of a damaged file yaml raises what it likes: ValueError, RecursionError, IndexError
+            return None
+
     def sentence(self) -> str:
         """Task, prior, sampler, images, calls and time."""
-        try:
-            config = yaml.safe_load(self.settings)
-        except Exception:  # of a damaged file yaml raises what it likes: ValueError, RecursionError, IndexError
-            config = None
-        data, model = _at(config, "data", "init_args"), _at(config, "model")
+        config = self.config()
+        data, model = at(config, "data", "init_args"), at(config, "model")
         cost = {name: found["mean"] for name, found in self.summary.get("sample", {}).items()}
         count, samples = self.num_complete, self.session.samples_per_image
         text = f"{count} image{'' if count == 1 else 's'}"
-        if operator := _class(_at(data, "operator")):
+        if operator := class_in_words(at(data, "operator")):
             text += f", measured by {operator}"
-        if likelihood := _class(_at(data, "likelihood")):
+        if likelihood := class_in_words(at(data, "likelihood")):
             text += f" with {likelihood}"
         text += f"; {samples} sample{'' if samples == 1 else 's'} of each"
-        if sampler := _class(_at(model, "sampler"), settings=False):
+        if sampler := class_in_words(at(model, "sampler"), settings=False):
             text += f" by {sampler}"
-        if prior := _class(_at(model, "prior"), settings=False):
-            checkpoint = _at(model, "prior", "init_args", "checkpoint")
+        if prior := class_in_words(at(model, "prior"), settings=False):
+            checkpoint = at(model, "prior", "init_args", "checkpoint")
             text += f" under {prior}" + (f" ({Path(checkpoint).name})" if isinstance(checkpoint, str) else "")
         if {"nfe_forward", "nfe_backward", "seconds"} <= cost.keys():
             text += f": {cost['nfe_forward']:.4g} network calls forward and {cost['nfe_backward']:.4g} backward, "
@@ -148,18 +151,19 @@ class Run:
         return text + "."
 
 
-def _at(tree: Any, *keys: str) -> Any:
+def at(tree: Any, *keys: str) -> Any:
+    """What stands below keys within one another, None where nothing does."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
-def _class(tree: Any, settings: bool = True) -> str | None:
+def class_in_words(tree: Any, settings: bool = True) -> str | None:
     """A class of a configuration in words: its name, and its settings that are a number or a word."""
-    path = _at(tree, "class_path")
+    path = at(tree, "class_path")
     if not isinstance(path, str):
         return None
-    given = _at(tree, "init_args") if settings else None
+    given = at(tree, "init_args") if settings else None
     given = given if isinstance(given, dict) else {}
     told = [f"{key} {value}" for key, value in given.items() if isinstance(value, (int, float, str))]
     parts = path.split(".")  # a class may be followed by a constructor of its own
@@ -225,9 +229,3 @@ def _begun(folder: Path) -> list[str]:
     found = {path.parent for path in (folder / "images").rglob("measurement.png")}
     ids = (path.relative_to(folder / "images").as_posix() for path in found)
     return sorted((image_id for image_id in ids if fault(image_id) is None), key=natural)
-
-
-def as_json(value: object) -> str:
-    """JSON that may stand within a script element: no text of it can end the element, or open a comment."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -12,7 +12,9 @@ from posterior.samplers.dps import DPS, MCG, DPSPlus, Projection
 from posterior.samplers.exact import ExactGaussian
 from posterior.samplers.exact_empirical import EmpiricalPosterior, ExactEmpirical, posterior_of
 from posterior.samplers.exact_mixture import ExactMixture, MixturePosterior
+from posterior.samplers.filtered_back_projection import FilteredBackProjection
 from posterior.samplers.fps_smc import FPSSMC
+from posterior.samplers.in_latents import InLatents
 from posterior.samplers.jfps import JFPS
 from posterior.samplers.kinetic import KineticLangevin
 from posterior.samplers.lasso import Lasso
@@ -83,9 +85,11 @@ __all__ = [
     "ExactGaussian",
     "ExactLikelihoodStep",
     "ExactMixture",
+    "FilteredBackProjection",
     "GeometricAnnealing",
     "GeometricSigmas",
     "HamiltonianSteps",
+    "InLatents",
     "KarrasSigmas",
     "KineticLangevin",
     "LangevinSteps",

@@ -220,7 +220,7 @@ class GeometricAnnealing(AnnealingSchedule):
 
     After a warm start the top follows from the anchor: at v_1 = ||A||^2 anchor_sigma^2 the measurement tells as much of
     x as the anchor does, so that X_1, drawn given the anchor alone, is near the posterior at that level. Levels above
-    would be spent on a measurement that tells nothing yet (measured: docs/kinetic.md).
+    would be spent on a measurement that tells nothing yet (measured: docs/tried.md).
 
     Args:
         num_levels: N >= 2.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posterior.errors import UserError
+from posterior.hub import hub_settings, on_hub
 from posterior.settings.places import SUFFIXES, beside, config_file, named_file, placed, real, start_of
 from posterior.settings.yaml_file import MOST_LEVELS, load_yaml, read_yaml
 from posterior.shipped import near
@@ -46,11 +47,14 @@ def read_settings(path: Path, inside: Sequence[Path] = ()) -> Any:
 
     A value that names a file of settings (`named_file`: relative to the file that says so, in the working directory, or
     one that ships) is replaced by its content; ``from`` beside other keys is such a file with those keys laid over it.
-    Other text that is the path of something there, relative to the file, is marked so (`Beside`).
+    Other text that is the path of something there, relative to the file, is marked so (`Beside`). The path
+    ``hf://owner/name`` stands for the settings of that prior.
 
     Raises:
         UserError: if one is missing or cannot be read, or files name each other in a circle.
     """
+    if on_hub(path):
+        return hub_settings(path)
     if real(path) in inside or len(inside) > MOST_LEVELS:
         raise UserError(f"{path} names files of settings that lead back to itself")
     return _resolved(read_yaml(path), start_of(path), (*inside, real(path)))
@@ -123,7 +127,7 @@ def read_command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str
 
 SHORT = {"--calls": "--model.sampler.calls"}
 """Option -> the setting that it stands for."""
-FLAGS = {"--allow-local", "--print_config", "--debug"}
+FLAGS = {"--allow-local", "--print_config", "--debug", "--quiet"}
 
 
 def _told(value: Any) -> str:

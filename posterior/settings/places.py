@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from posterior.errors import UserError
+from posterior.hub import HUB
 from posterior.listing import RECORD
 from posterior.shipped import near, shipped_file
 
@@ -90,6 +91,8 @@ def named_file(text: str, folder: Path = Path()) -> Path | None:
         text: a value of a setting.
         folder: of the file that says so.
     """
+    if text.startswith(f"{HUB}//"):
+        return Path(text)
     whole = text.endswith(SUFFIXES)
     shipped = shipped_file(text)
     if not whole and shipped is None:

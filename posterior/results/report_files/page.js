@@ -1,18 +1,23 @@
 "use strict";
-// The explorer of a run. It reads the index and the sections of its own page, and needs no network.
+// The explorer of a run, or of several runs of the same images. It reads the index and the sections of its own page, and needs no network.
 document.documentElement.classList.add("js");
 const STEP = 72;                    // pixels from one image of the strip to the next
 const beside = {};                  // number -> section of an image as text, from a script beside the page
-const on = { reverse: false, outlines: false, phase: false, raw: false, play: false };   // buttons that stay pressed
-let index, order = [];              // of the run (see _page in report_page.py); numbers of images, as they are sorted and found
-let view, panels;                   // the image that is shown, see show; name -> canvas, text, overlay
-let sample = 0, pixel = null, split = 50, zoom = { z: 1, x: 0, y: 0 }, asked = 0, built = 0;
+const on = { reverse: false, outlines: false, phase: false, raw: false, play: false, differences: false };   // buttons that stay pressed
+let index, order = [];              // of the page (see explorer in report_explorer.py); numbers of images, as they are sorted and found
+let view, panels, pixel = null;     // the image that is shown, see show; name -> canvas, text, overlay; column and row
+let sample = 0, method = 0, by = 0; // which picture, whose it is, whose values the strip is sorted by: of one run 0
+let split = 50, zoom = { z: 1, x: 0, y: 0 }, asked = 0, built = 0;
 const $ = id => document.getElementById(id);
 const digits = value => value === null ? "-" : String(Number(value.toPrecision(4)));
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const url = path => path.split("/").map(encodeURIComponent).join("/");
 const range = count => [...Array(count).keys()];
 const metric = () => index.metrics.find(one => one.name === $("metric").value);
+const several = () => index.methods.length > 1;
+const group = number => index.groups[index.group[number]];
+const title = number => group(number).title + index.ids[number];
+/** Where a picture of an image is, beside the page. */
+const file = (number, [before, after]) => before + index.ids[number].split("/").map(encodeURIComponent).join("/") + after;
 
 /** An element ("svg:tag": of a drawing) with attributes, listeners (functions), children or text. */
 function el(tag, attributes = {}, ...children) {
@@ -23,39 +28,39 @@ function el(tag, attributes = {}, ...children) {
   made.append(...children);
   return made;
 }
-
-/** Mean, least and greatest over an image's samples; null: not known. */
-function value(number, name) {
-  const found = index.values[name][number];
-  return typeof found === "number" ? [found, found, found] : found;
+/** Mean, least and greatest over an image's samples, with "differences" less the mean of the first run; null: not known. */
+function value(number, name, whose) {
+  const at = m => index.values[m][name]?.[number] ?? null, found = at(whose), base = on.differences ? [at(group(number).base)].flat()[0] : 0;
+  if (found === null || base === null) return null;
+  return typeof found === "number" ? [found - base, found - base, found - base] : found.map(v => v - base);
 }
-
 /** How bad a value is whose worst is the lowest, or the one furthest from a number; else the value itself. */
-const badness = (mean, worst) => worst === "low" ? -mean : typeof worst === "number" ? Math.abs(mean - worst) : mean;
+const badness = (mean, worst) => worst === "low" ? -mean : typeof worst === "number" && !on.differences ? Math.abs(mean - worst) : mean;
 
 /** Order the images as the controls say. */
 function sort() {
-  const wanted = $("find").value.trim().toLowerCase(), chosen = metric();
-  order = range(index.ids.length).filter(number => index.ids[number].toLowerCase().includes(wanted));
+  const wanted = $("find").value.trim().toLowerCase(), chosen = metric(), only = $("group").value;
+  by = method;
+  order = range(index.ids.length).filter(number => title(number).toLowerCase().includes(wanted) && (!only || index.group[number] === +only));
   if (chosen) {
-    const bad = index.values[chosen.name].map(found => found === null ? -Infinity : badness([found].flat()[0], chosen.worst));
-    order.sort((a, b) => (bad[a] === bad[b] ? a - b : bad[b] - bad[a]));
+    const bad = new Map(order.map(number => [number, value(number, chosen.name, by)]).map(([n, v]) => [n, v ? badness(v[0], chosen.worst) : -Infinity]));
+    order.sort((a, b) => (bad.get(a) === bad.get(b) ? a - b : bad.get(b) - bad.get(a)));
   }
   if (on.reverse) order.reverse();
-  $("count").textContent = `${order.length} of ${index.ids.length} images`;
+  const whose = chosen && several() ? `, by the ${chosen.label} of ${index.methods[by]}` : "";
+  $("count").textContent = `${order.length} of ${index.ids.length} images${whose}`;
   $("rail").style.width = `${STEP * order.length}px`;
   $("strip").scrollLeft = 0;
   strip();
   chart();
 }
-
 /** The entries of the strip that are in view, and no others. */
 function strip() {
   built = $("strip").scrollLeft;
   const first = Math.max(0, Math.floor(built / STEP) - 8), chosen = metric();
   const entries = order.slice(first, first + Math.ceil($("strip").clientWidth / STEP) + 16).map((number, at) => {
-    const id = index.ids[number], label = chosen ? digits(value(number, chosen.name)?.[0] ?? null) : id;
-    const src = index.thumbnails[number] || url(`images/${id}/${index.main}`);
+    const id = title(number), label = chosen ? digits(value(number, chosen.name, by)?.[0] ?? null) : id;
+    const src = index.thumbnails[number] || file(number, group(number).main);
     const entry = el("div", { role: "option", id: `t${number}`, title: id, click: () => show(number),
       "aria-label": chosen ? `${id}, ${chosen.label} ${label}` : id, "aria-setsize": order.length, "aria-posinset": first + at + 1,
       "aria-selected": view?.number === number },
@@ -76,18 +81,16 @@ async function section(number) {
   script.remove();
   return beside[number] ? new DOMParser().parseFromString(beside[number], "text/html").querySelector("section") : $(`i${number}`);
 }
-
 /** Loaded pictures by name; what is not there is left out. */
 async function pictures(number, part) {
   const sources = part ? [...part.querySelectorAll("img")].map(img => [img.dataset.name, img.getAttribute("src")])
-    : index.pictures.map(name => [name, url(`images/${index.ids[number]}/${name}.png`)]);
+    : Object.entries(group(number).files).map(([name, place]) => [name, file(number, place)]);
   const loaded = await Promise.all(sources.map(([name, src]) => {
     const img = Object.assign(new Image(), { src });
     return img.decode().then(() => [name, img], () => null);
   }));
   return new Map(loaded.filter(Boolean));
 }
-
 /** RGBA of a picture; null where the browser lets no page read a file. */
 function pixels(img) {
   const canvas = el("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
@@ -98,45 +101,43 @@ function pixels(img) {
 async function show(number) {
   const mine = ++asked, part = await section(number), found = await pictures(number, part);
   if (mine !== asked) return;       // another image was asked for meanwhile
-  const names = [...found.keys()].filter(name => /^sample_\d+$/.test(name));
+  const names = [...found.keys()].filter(name => /^(sample|method)_\d+$/.test(name));
   const { naturalWidth: width = 1, naturalHeight: height = 1 } = found.get(names[0]) || [...found.values()][0] || {};
   const all = names.map(name => pixels(found.get(name))), read = all.every(one => one?.length === 4 * width * height) ? all : [];
-  view = { number, found, names, width, height, read, id: index.ids[number], complex: found.has("sample_000_phase") };
+  view = { number, found, names, width, height, read, id: title(number), complex: found.has(`${names[0]}_phase`) };
   view.truth = read.length && found.has("truth") ? pixels(found.get("truth")) : null;
   view.variance = read.length > 1 ? variance(read, view.complex ? 255 : 127.5) : null;
-  sample = clamp(sample, 0, Math.max(0, names.length - 1));
   pixel = null;
   $("title").textContent = view.id;
   $("phase").hidden = !view.complex;
   $("outlines").hidden = !view.variance;
   $("table").replaceChildren(part?.querySelector(".wide, p")?.cloneNode(true) || brief(number));
+  const same = names.indexOf(`method_${method}`);
+  sample = several() && same >= 0 ? same : clamp(sample, 0, Math.max(0, names.length - 1));
   build();
+  several() || chart();
   const at = STEP * order.indexOf(number), box = $("strip");
   if (at >= 0 && (at < box.scrollLeft || at + STEP > box.scrollLeft + box.clientWidth)) box.scrollLeft = at - box.clientWidth / 2;
   box.setAttribute("aria-activedescendant", `t${number}`);
   strip();
-  chart();
 }
-
 /** The numbers of an image that has no section. */
 function brief(number) {
   const told = ([mean, low, high]) => digits(mean) + (low < high ? ` (${digits(low)} to ${digits(high)})` : "");
-  const known = index.metrics.filter(({ name }) => value(number, name));
-  return el("p", {}, known.map(({ name, label }) => `${label} ${told(value(number, name))}`).join(", "));
+  const of = whose => index.metrics.map(({ name, label }) => [label, value(number, name, whose)]).filter(([, one]) => one);
+  const words = whose => of(whose).map(([label, one]) => `${label} ${told(one)}`).join(", ");
+  return el("p", {}, index.methods.map((name, whose) => (several() ? `${name}: ` : "") + words(whose)).join("; "));
 }
-
 /** Variance over samples, mean over channels; a unit of values is so many grey levels. */
 function variance(read, unit) {
   const found = new Float32Array(read[0].length / 4), K = read.length;
-  for (let at = 0; at < read[0].length; at++) {
-    if (at % 4 === 3) continue;     // opacity
-    let sum = 0, squares = 0;
+  for (let at = 0, sum, squares; at < read[0].length; at += at % 4 === 2 ? 2 : 1) {   // without the opacity
+    sum = squares = 0;
     for (const one of read) { sum += one[at]; squares += one[at] ** 2; }
     found[at >> 2] += Math.max(0, squares - sum ** 2 / K) / (K - 1) / 3 / unit ** 2;
   }
   return found;
 }
-
 /** A map under a Gaussian window of a width in pixels. */
 function smooth(map, width, height, window) {
   const radius = Math.ceil(3 * window), offsets = range(2 * radius + 1).map(i => i - radius);
@@ -145,7 +146,6 @@ function smooth(map, width, height, window) {
   const across = pass(map, (at, by) => at - at % width + clamp(at % width + by, 0, width - 1));
   return pass(across, (at, by) => clamp(Math.floor(at / width) + by, 0, height - 1) * width + at % width);
 }
-
 /** The map of an image's standard deviation, each pixel alone, in the colours of the bar. */
 function rawStd() {
   const picture = new ImageData(view.width, view.height), bar = $("scale").querySelector("img"), colours = pixels(bar);
@@ -155,7 +155,11 @@ function rawStd() {
   });
   return picture;
 }
-
+/** What is shown less the truth, or less the first run's: grey where they agree, white where it is larger by 1. */
+function difference() {
+  const [one, base] = [view.read[sample], view.truth || view.read[0]];
+  return new ImageData(one.map((level, at) => at % 4 === 3 ? 255 : 128 + (level - base[at]) * (view.complex ? 0.5 : 1)), view.width);
+}
 /** Outlines of the tenth of the pixels where samples differ most, and what they mean: [path, words]. */
 function disagreement({ width, height }) {
   const window = Math.max(index.window, width / 64), map = smooth(view.variance, width, height, window), path = [];
@@ -169,14 +173,12 @@ function disagreement({ width, height }) {
   return [path.join(""), "Outlined: the tenth of the pixels where samples differ most, standard deviation above " +
     `${digits(Math.sqrt(limit))} (window ${digits(window)} pixel).`];
 }
-
 /** Put a picture on a canvas. */
 function paint(canvas, picture) {
   const size = { width: picture.naturalWidth || picture.width, height: picture.naturalHeight || picture.height };
   const context = Object.assign(canvas, size).getContext("2d");
   context[picture instanceof ImageData ? "putImageData" : "drawImage"](picture, 0, 0);
 }
-
 /** A panel: a picture that zooms with the others, and what stands under it. */
 function panel(name, label, ...under) {
   const canvas = el("canvas", { role: "img" }), text = el("span", {}, label);
@@ -186,25 +188,25 @@ function panel(name, label, ...under) {
   panels.set(name, { canvas, over, text });
   return el("figure", { "data-panel": name }, pane, el("figcaption", {}, text, ...under));
 }
-
 const button = (id, label) => el("button", { type: "button", id, click: toggle }, label);
 const slider = (id, max, value, label, input) => el("input", { type: "range", id, min: 0, max, value, "aria-label": label, input });
 const other = () => ["truth", "mean", "measurement"].find(name => view.found.has(name));   // what the sample is held against
 
 /** Make the panels of the image that is shown. */
 function build() {
-  const { found, names } = view, figures = [], K = names.length;
+  const { found, names } = view, figures = [], K = names.length, what = several() ? "Method" : "Sample";
   panels = new Map();
-  const add = (name, ...rest) => found.has(name) && figures.push(panel(name, ...rest));
+  const add = (name, ...rest) => (found.has(name) || names.some(of => found.has(`${of}_${name}`))) && figures.push(panel(name, ...rest));
   add("measurement", "Measurement");
   add("operator", "Operator");
-  const flipping = [button("play", "Play"), slider("flip", K - 1, sample, "Sample", event => flip(+event.target.value))];
-  add(names[0], "Sample", ...(K > 1 ? flipping : []));
+  const flipping = [button("play", "Play"), slider("flip", K - 1, sample, what, event => flip(+event.target.value))];
+  add(names[0], what, ...(K > 1 ? flipping : []));
   add("truth", "Truth");
   add("mean", `Mean of ${K}`);
   const bar = $("scale").cloneNode(true);
   bar.removeAttribute("id");
-  add("std", "", ...(view.variance ? [button("raw", "Raw")] : []), bar);
+  add("std", "", ...(view.variance && !several() ? [button("raw", "Raw")] : []), bar);
+  if (view.read.length && (view.truth || several())) figures.push(panel("difference", ""));
   if (K && other()) {
     const move = event => { split = event.target.value; refresh(); };
     figures.push(panel("split", "", slider("split", 100, split, "Where the two meet", move)));
@@ -215,28 +217,35 @@ function build() {
   $("panels").classList.toggle("coarse", view.width <= 128);
   refresh();
 }
+/** What is shown of the flip-book, in words. */
+const shown = () => several() ? index.methods[method] : `Sample ${sample}`;
 
 /** Draw all panels as the controls say. */
 function refresh() {
-  const { found, names } = view, K = names.length;
-  const get = name => (on.phase && found.get(`${name}_phase`)) || found.get(name);
-  const raw = on.raw && view.variance, alone = `each pixel alone, from 8-bit ${view.complex ? "magnitudes" : "pictures"}`;
-  const texts = { [names[0]]: K > 1 ? `Sample ${sample} of 0 to ${K - 1}` : "Sample", split: `Sample ${sample} | ${other()}`,
-    std: `Std of ${K}, ${raw ? alone : `smoothed by ${index.window} pixel`}` };
+  const { found, names } = view, K = names.length, now = names[sample];
+  method = several() && now ? +now.slice(7) : 0;
+  const get = name => found.get(`${now}_${name}`) || (on.phase && found.get(`${name}_phase`)) || found.get(name);
+  const raw = on.raw && view.variance && !several(), alone = `each pixel alone, from 8-bit ${view.complex ? "magnitudes" : "pictures"}`;
+  const smoothed = `smoothed by ${index.window} pixel`, own = (name, how = "") => found.has(`${now}_${name}`) ? `${shown()}, ${name}${how}` : several() ? `${shown()} has no ${name}` : "";
+  const base = view.truth ? "truth" : index.methods[+names[0]?.slice(7)], unit = view.complex ? "±1 of magnitude" : "±1";
+  const texts = { [names[0]]: several() || K === 1 ? shown() : `Sample ${sample} of 0 to ${K - 1}`, split: `${shown()} | ${other()}`,
+    mean: own("mean"), std: own("std", `, ${smoothed}`) || `Std of ${K}, ${raw ? alone : smoothed}`,
+    difference: `${shown()} less ${base}: grey none, black and white ${unit}` };
   for (const [name, { canvas, text, layer, rule }] of panels) {
     text.textContent = texts[name] || text.textContent;
     canvas.setAttribute("aria-label", `${text.textContent} of ${view.id}`);
-    paint(canvas, name === "std" && raw ? rawStd() : get(/^sample|split/.test(name) ? names[sample] : name));
+    const picture = name === "difference" ? difference() : name === "std" && raw ? rawStd() : get(/^sample|^method|split/.test(name) ? now : name);
+    paint(canvas, picture || new ImageData(1, 1));
     if (!layer) continue;
     paint(layer.firstChild, get(other()));
     layer.style.clipPath = `inset(0 0 0 ${split}%)`;
     rule.style.left = `${split}%`;
   }
   if ($("flip")) $("flip").value = sample;
-  for (const [name, pressed] of Object.entries(on)) $(name)?.setAttribute("aria-pressed", String(pressed));
+  for (const row of $("table").querySelectorAll("tr")) row.classList.toggle("now", several() && row.cells[0].textContent === shown());
   overlay();
+  several() && chart();
 }
-
 /** Outlines and the pixel, over all panels. */
 function overlay() {
   const edges = on.outlines && view.variance ? view.edges ||= disagreement(view) : null;
@@ -244,22 +253,17 @@ function overlay() {
     if (!view.complex || !/measurement|operator/.test(name)) over.replaceChildren(...["halo", "line"].flatMap(kind => [
       ...(edges ? [el("svg:path", { d: edges[0], class: kind })] : []),
       ...(pixel ? [el("svg:rect", { x: pixel[0], y: pixel[1], width: 1, height: 1, class: kind })] : [])]));
+  for (const [name, pressed] of Object.entries(on)) $(name)?.setAttribute("aria-pressed", String(pressed));
   $("level").textContent = edges ? edges[1] : "";
   $("phased").hidden = !on.phase || !view.complex;
   readout();
 }
-
-/** Show another sample. */
-function flip(k) {
-  sample = (k + view.names.length) % (view.names.length || 1);
-  refresh();
-}
-
+/** Show another sample, or another run's. */
+const flip = k => { sample = (k + view.names.length) % (view.names.length || 1); refresh(); };
 /** A button stays pressed, or comes up again. */
-function toggle({ currentTarget: { id } }) {
-  on[id] = !on[id];
-  if (view) refresh();
-}
+const toggle = ({ currentTarget: { id } }) => { on[id] = !on[id]; if (view) refresh(); };
+/** Choose a pixel. */
+const point = (x, y) => { pixel = [clamp(x, 0, view.width - 1), clamp(y, 0, view.height - 1)]; overlay(); };
 
 /** Show z times enlarged, with the corner at (x, y) in units of a panel. */
 function place(z, x, y) {
@@ -268,13 +272,11 @@ function place(z, x, y) {
   $("panels").classList.toggle("zoomed", z > 1);
   $("zoom").textContent = `${z.toFixed(1)}×`;
 }
-
 /** Zoom by steps; what is at (u, v) of a panel stays there. */
 function magnify(steps, { u, v } = { u: 0.5, v: 0.5 }) {
   const z = clamp(zoom.z * 1.5 ** steps, 1, 1.5 ** 8);
   place(z, u - (u - zoom.x) * z / zoom.z, v - (v - zoom.y) * z / zoom.z);
 }
-
 /** What a pointer does in a panel: reads a pixel, drags, zooms. */
 function pointed(event) {
   const pane = event.target.closest(".pane"), box = pane?.getBoundingClientRect();
@@ -286,18 +288,11 @@ function pointed(event) {
     place(zoom.z, zoom.x + event.movementX / box.width, zoom.y + event.movementY / box.height);
   else point(Math.floor((u - zoom.x) / zoom.z * view.width), Math.floor((v - zoom.y) / zoom.z * view.height));
 }
-
-/** Choose a pixel. */
-function point(x, y) {
-  pixel = [clamp(x, 0, view.width - 1), clamp(y, 0, view.height - 1)];
-  overlay();
-}
-
 /** All samples at the pixel as dots, their range, the truth. */
 function readout() {
   const { read, truth, width, complex } = view, K = read.length;
   $("unreadable").hidden = K > 0;
-  $("place").textContent = K ? "Point at a picture to see every sample's value there." : "";
+  $("place").textContent = K ? `Point at a picture to see every ${several() ? "method" : "sample"}'s value there.` : "";
   if (!K || !pixel) return $("values").replaceChildren();
   const at = 4 * (pixel[1] * width + pixel[0]), low = complex ? 0 : -1, W = $("values").clientWidth, left = 80, right = W - 16;
   const grey = [...read, ...(truth ? [truth] : [])].every(one => one[at] === one[at + 1] && one[at] === one[at + 2]);
@@ -313,50 +308,41 @@ function readout() {
       text(right, y - 13, ` ${told}${truth ? `, truth ${known.toFixed(2)}` : ""}`, "end"));
   });
   const foot = 26 + 44 * rows.length, ticks = [low, (low + 1) / 2, 1].map(v => text(across(v), foot - 16, String(v), "middle"));
-  const drawing = { viewBox: `0 0 ${W} ${foot}`, role: "img", "aria-label": rows.map(row => row.textContent).join("; ") };
-  $("values").replaceChildren(el("svg:svg", drawing, ...rows, ...ticks));
-  const share = Math.round(100 * (K - 1) / (K + 1));
-  const upright = truth ? " Upright line: truth." : "";
-  $("place").textContent = `Row ${pixel[1]}, column ${pixel[0]}. Dots: samples, a ring round sample ${sample}.${upright}` +
-    (K > 1 ? ` Bar: least to greatest; of right samples it holds the truth with probability ${share} %.` : "");
+  const label = rows.map(row => row.textContent).join("; ");
+  $("values").replaceChildren(el("svg:svg", { viewBox: `0 0 ${W} ${foot}`, role: "img", "aria-label": label }, ...rows, ...ticks));
+  $("place").textContent = `Row ${pixel[1]}, column ${pixel[0]}. Dots: ${several() ? "methods" : "samples"}, a ring round ` +
+    `${several() ? shown() : `sample ${sample}`}.${truth ? " Upright line: truth." : ""}` + (K < 2 || several() ? ""
+    : ` Bar: least to greatest; of right samples it holds the truth with probability ${Math.round(100 * (K - 1) / (K + 1))} %.`);
 }
-
+/** Values of several images as one: the mean of means, the least, the greatest. */
+const joined = all => all.length ? all.reduce((a, b) => [a[0] + b[0] / all.length, Math.min(a[1], b[1]), Math.max(a[2], b[2])], [0, Infinity, -Infinity]) : null;
+/** A metric over images, or over bins of many: a square and a line from the least to the greatest sample; what is shown is in full colour. */
 function chart() {
-  const chosen = metric() || index.metrics[0], canvas = $("chart");
-  const found = chosen ? order.map(number => value(number, chosen.name)) : [];
-  if (($("overview").hidden = !found.some(Boolean))) return;
-  const measured = chosen.name === "residual" ? index.measured : [];
-  const bands = order.map(number => measured[number] ? 1.96 / Math.sqrt(2 * measured[number]) : 0);
-  const [low, high] = [...found.flatMap(one => one || []), ...bands.flatMap(b => b ? [1 - b, 1 + b] : [])]
+  const chosen = metric() || index.metrics[0], W = $("chart").clientWidth || 600, H = 224, left = 64, base = H - 12;
+  const per = Math.max(1, Math.ceil(order.length / 1000)), bins = range(Math.ceil(order.length / per)).map(i => order.slice(i * per, (i + 1) * per));
+  const of = m => bins.map(bin => joined(bin.map(n => value(n, chosen.name, m)).filter(Boolean))), found = chosen ? range(index.methods.length).map(of) : [];
+  if (($("overview").hidden = !found.flat().some(Boolean))) return;
+  const band = m => m && chosen.name === "residual" && !on.differences ? 1.96 / Math.sqrt(2 * m) : 0, bands = bins.map(([n]) => band(index.measured[n]));
+  const [low, high] = [...found.flat(2).filter(v => v !== null), ...bands.flatMap(b => b ? [1 - b, 1 + b] : []), ...(on.differences ? [0] : [])]
     .reduce(([least, most], v) => [Math.min(least, v), Math.max(most, v)], [Infinity, -Infinity]);
-  const [digit, power] = (high - low || Math.abs(high) || 1).toExponential().split("e");
-  const tick = (digit < 2 ? 0.5 : digit < 5 ? 1 : 2) * 10 ** power;
+  const [digit, power] = (high - low || Math.abs(high) || 1).toExponential().split("e"), tick = (digit < 2 ? 0.5 : digit < 5 ? 1 : 2) * 10 ** power;
   const bottom = Math.floor(low / tick) * tick, top = Math.ceil(high / tick + 0.01) * tick;
-  const ratio = devicePixelRatio || 1, W = canvas.clientWidth, H = canvas.clientHeight, left = 64, base = H - 12;
-  Object.assign(canvas, { width: W * ratio, height: H * ratio });
-  const c = canvas.getContext("2d"), size = order.length > 400 ? 1 : 3.5;
-  const colour = name => getComputedStyle(canvas).getPropertyValue(name).trim();
-  const gap = Math.min(64, (W - left) / order.length), x = at => left + gap * (at + 0.5);
-  const y = v => base - (base - 12) * (v - bottom) / (top - bottom);
-  c.scale(ratio, ratio);
-  Object.assign(c, { font: "12px system-ui, sans-serif", textBaseline: "middle", textAlign: "right" });
-  Object.assign(c, { fillStyle: colour("--quiet"), strokeStyle: colour("--line") });
-  for (let v = bottom; v < top + tick / 2; v += tick) {
-    c.fillText(Number(v.toPrecision(6)), left - 8, y(v));
-    c.strokeRect(left, y(v), gap * order.length, 0);
-  }
-  Object.assign(c, { fillStyle: colour("--accent"), strokeStyle: colour("--text"), globalAlpha: 0.18 });
-  bands.forEach((b, at) => b && c.fillRect(x(at) - gap / 2, y(1 + b), gap, y(1 - b) - y(1 + b)));
-  c.globalAlpha = 1;
-  for (const [at, one] of found.entries())
-    if (one) for (const [half, from, to] of [[0.5, y(one[2]), y(one[1])], [size, y(one[0]) - size, y(one[0]) + size]])
-      c.fillRect(x(at) - half, from, 2 * half, to - from);
-  const now = found[order.indexOf(view?.number)];
-  if (now) c.strokeRect(x(order.indexOf(view.number)) - 7, y(now[0]) - 7, 14, 14);
-  $("charted").textContent = `${chosen.label} over images`;
+  const gap = Math.min(64, (W - left) / bins.length), size = bins.length > 400 ? 1 : 3.5, apart = gap < 8 ? 0 : 0.7 * gap / found.length;
+  const x = (at, m = (found.length - 1) / 2) => (left + gap * (at + 0.5) + apart * (m - (found.length - 1) / 2)).toFixed(1);
+  const y = v => (base - (base - 12) * (v - bottom) / (top - bottom)).toFixed(1), path = (kind, parts) => el("svg:path", { class: kind, d: parts.join("") });
+  const ticks = range(Math.round((top - bottom) / tick) + 1).map(i => Number((bottom + i * tick).toPrecision(6)));
+  const marks = (m, one, at) => one ? `M${x(at, m)} ${y(one[1])}V${y(one[2])}m${-size} ${y(one[0]) - y(one[2]) - size}h${2 * size}v${2 * size}h${-2 * size}z` : "";
+  const now = Math.floor(order.indexOf(view?.number) / per), box = found[method][now], last = [...range(found.length).filter(m => m !== method), method];
+  $("chart").replaceChildren(el("svg:svg", { viewBox: `0 0 ${W} ${H}`, role: "img",
+    "aria-label": `${chosen.label} of ${order.filter(number => value(number, chosen.name, method)).length} images, ${digits(low)} to ${digits(high)}` },
+    ...ticks.map(v => el("svg:text", { x: left - 8, y: +y(v) + 4, "text-anchor": "end" }, String(v))),
+    path("grid", ticks.map(v => `M${left} ${y(v)}h${gap * bins.length}`)),
+    path("band", bands.map((b, at) => b ? `M${x(at) - gap / 2} ${y(1 - b)}h${gap}V${y(1 + b)}h${-gap}z` : "")),
+    ...last.map(m => path(`marks c${m % 6}${several() && m !== method ? " behind" : ""}`, found[m].map((one, at) => marks(m, one, at)))),
+    ...(box ? [el("svg:rect", { x: x(now, method) - 7, y: y(box[0]) - 7, width: 14, height: 14, class: "here" })] : [])));
+  $("charted").textContent = `${chosen.label}${on.differences ? " less that of the first method" : ""} over images${per > 1 ? `, ${per} at each mark` : ""}`;
   $("band").hidden = !bands.some(Boolean);
-  canvas.setAttribute("aria-label", `${chosen.label} of ${found.filter(Boolean).length} images, ${digits(low)} to ${digits(high)}`);
-  canvas.onclick = event => show(order[clamp(Math.floor((event.offsetX - left) / gap), 0, order.length - 1)]);
+  $("chart").onclick = ({ clientX }) => show(bins[clamp(Math.floor((clientX - $("chart").getBoundingClientRect().left - left) / gap), 0, bins.length - 1)][0]);
 }
 
 function keys(event) {
@@ -375,24 +361,39 @@ async function copy() {
   try { await navigator.clipboard.writeText($("settings").textContent); } catch { document.execCommand("copy"); }
   $("copied").textContent = "Copied";
 }
+/** A click on a column's head sorts the rows of its table by it: sums, numbers, words, and what is unknown last. */
+function sortable(head) {
+  const rows = [...head.closest("table").rows].slice(1), sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  const words = row => row.cells[head.cellIndex].textContent, sum = text => text.split(" + ").reduce((a, b) => a + parseFloat(b), 0);
+  const value = row => words(row) === "-" ? Infinity : sum(words(row)), compare = (a, b) => isNaN(a) - isNaN(b) || (a > b) - (a < b);
+  for (const one of head.parentNode.cells) one.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+  rows.sort((a, b) => sign * (compare(value(a), value(b)) || words(a).localeCompare(words(b)))).forEach(row => row.parentNode.append(row));
+}
 
-document.addEventListener("DOMContentLoaded", () => {
+function explore() {
   index = JSON.parse($("index").textContent);
   $("metric").append(el("option", { value: "" }, "id"),
     ...index.metrics.map(({ name, label, worst }) => el("option", { value: name }, `${label}, ${worst === null ? "largest" : "worst"} first`)));
-  const again = () => { sort(); step(-Infinity); };
-  const clicks = { previous: () => step(-1), next: () => step(1), in: () => magnify(1), out: () => magnify(-1), copy, phase: toggle,
-    outlines: toggle, reverse: event => { toggle(event); again(); } };
-  for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-  for (const kind of ["pointermove", "pointerdown", "dblclick", "wheel"])
-    $("panels").addEventListener(kind, pointed, { passive: false });
-  const far = () => Math.abs($("strip").scrollLeft - built) > 4 * STEP && strip();
-  for (const [id, kind, act] of [["metric", "change", again], ["find", "input", sort], ["viewer", "keydown", keys],
-    ["strip", "keydown", keys], ["strip", "scroll", far]]) $(id).addEventListener(kind, act);
+  $("group").append(el("option", { value: "" }, "all"), ...index.groups.map((one, at) => el("option", { value: at }, one.name)));
+  for (const control of [$("group").parentNode, $("differences")]) control.hidden = !several();
+  const again = () => { sort(); step(-Infinity); }, far = () => Math.abs($("strip").scrollLeft - built) > 4 * STEP && strip();
+  const does = { click: { previous: () => step(-1), next: () => step(1), in: () => magnify(1), out: () => magnify(-1), phase: toggle,
+    outlines: toggle, reverse: event => { toggle(event); again(); }, differences: event => { toggle(event); sort(); } },
+    change: { metric: again, group: again }, input: { find: sort }, keydown: { viewer: keys, strip: keys }, scroll: { strip: far },
+    pointermove: { panels: pointed }, pointerdown: { panels: pointed }, dblclick: { panels: pointed }, wheel: { panels: pointed } };
+  for (const [kind, parts] of Object.entries(does))
+    for (const [id, act] of Object.entries(parts)) $(id).addEventListener(kind, act, { passive: kind === "scroll" });
   addEventListener("resize", () => { strip(); chart(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", chart);
   setInterval(() => on.play && view?.names.length > 1 && flip(sample + 1), 450);
   sort();
   $("viewer").hidden = !order.length;
   step(0);
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const head of document.querySelectorAll(".sortable th[scope=col]"))
+    head.replaceChildren(el("button", { type: "button", click: () => sortable(head) }, ...head.childNodes));
+  $("copy")?.addEventListener("click", copy);
+  if ($("index")) explore();
 });

@@ -1,0 +1,190 @@
+"""Attenuation images for computed tomography: phantoms, and slices from DICOM files."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.base import ImageData
+from datamodules.mri import Kind, draw_phantom
+from datamodules.toon import check_numbers
+from datamodules.training import ImageSet
+from posterior.checks import MOST_SIDE, whole
+from posterior.errors import UserError
+from posterior.listing import File, list_files
+from posterior.noise import Likelihood
+from posterior.operators.base import OperatorFamily
+from posterior.reading import check_file, reason, shown
+from posterior.transmission import Hounsfield, TransmissionPhotons
+
+
+def draw_attenuation(index: int, size: int, kind: Kind = "ellipses") -> Tensor:
+    """The magnitude of `datamodules.mri.draw_phantom` as a picture: (1, size, size), air around it is -1.
+
+    On the default `Hounsfield` scale soft parts have -200 to 400 HU, what is enclosed -900 to 1000.
+
+    Raises:
+        UserError: if scikit-image is not installed.
+    """
+    return 2 * draw_phantom(index, size, kind, phase=0.0)[:1] - 1
+
+
+class CTPhantoms(ImageData):
+    """Phantoms number ``start`` to ``start + count - 1``, (1, size, size); see `draw_attenuation`.
+
+    Args:
+        operator: family of measurement operators, e.g. `posterior.operators.ParallelBeam`.
+        likelihood: noise law, e.g. `posterior.transmission.TransmissionPhotons`.
+        size: side in pixels, >= 8.
+        start: first phantom, >= 0.
+        count: number of phantoms, >= 1.
+        kind: ``ellipses`` or ``shepp_logan``.
+        seed: the run's seed, for operators, noise and samples.
+        batch_size: images per batch and device.
+        num_workers: processes that draw.
+        limit: only the first so many images, for smoke runs.
+
+    Raises:
+        UserError: if a number is out of range; naming an image, if scikit-image is not installed.
+    """
+
+    def __init__(
+        self,
+        operator: OperatorFamily,
+        likelihood: Likelihood,
+        size: int = 64,
+        start: int = 0,
+        count: int = 16,
+        kind: Kind = "ellipses",
+        seed: int = 0,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
+        check_numbers("CTPhantoms", size, start, count)
+        self.size, self.start, self.count, self.kind = size, start, count, kind
+
+    def list_ids(self) -> list[str]:
+        return [f"phantom_{index:06d}" for index in range(self.start, self.start + self.count)]
+
+    def read(self, image_id: str) -> Tensor:
+        return draw_attenuation(int(image_id.removeprefix("phantom_")), self.size, self.kind)
+
+
+class CTPhantomImages(ImageSet):
+    """The same phantoms for `fit`, or to fit a closed form to, drawn when they are asked for.
+
+    Args:
+        size: side in pixels, >= 8.
+        start: first phantom, >= 0: give training and validation other ones.
+        count: number of phantoms, >= 1.
+        kind: ``ellipses`` or ``shepp_logan``.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    def __init__(self, size: int = 64, start: int = 0, count: int = 10000, kind: Kind = "ellipses") -> None:
+        check_numbers("CTPhantomImages", size, start, count)
+        self.size, self.start, self.count, self.kind = size, start, count, kind
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> Tensor:
+        return draw_attenuation(self.start + index, self.size, self.kind)
+
+
+class CTSlices(ImageData):
+    """Slices from a folder of DICOM files, one each, (1, side, side): the central square on a Hounsfield scale.
+
+    What lies outside the window is cut off. pydicom reads them: the extra ``ct``.
+
+    Args:
+        root: the folder, or one file.
+        operator: family of measurement operators.
+        likelihood: noise law; if it has a scale, it is that of the pictures.
+        scale: of the pictures; it is what turns samples back into Hounsfield units (`Hounsfield.units`).
+        crop: side in pixels of the central square, or None: the largest.
+        seed: the run's seed, for operators, noise and samples.
+        batch_size: images per batch and device.
+        num_workers: processes that read.
+        limit: only the first so many slices, for smoke runs.
+
+    Raises:
+        UserError: naming the folder or file that is missing, unreadable or holds something else than one CT slice in
+            Hounsfield units; if the noise law has another scale; if pydicom is not installed.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        operator: OperatorFamily,
+        likelihood: Likelihood,
+        scale: Hounsfield | None = None,
+        crop: int | None = None,
+        seed: int = 0,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
+        if crop is not None:
+            whole("CTSlices", "crop", crop, 8, MOST_SIDE)
+        self.root, self.scale, self.crop = Path(root), scale or Hounsfield(), crop
+        if isinstance(likelihood, TransmissionPhotons) and vars(likelihood.scale or Hounsfield()) != vars(self.scale):
+            raise UserError(
+                "CTSlices: scale is another than that of TransmissionPhotons: photons would see other matter"
+            )
+        self.files: dict[str, File] = {}
+
+    def list_ids(self) -> list[str]:
+        self.listing = list_files(self.root, {".dcm", ".dicom"}, "DICOM")
+        self.files = self.listing.files
+        return list(self.files)
+
+    def read(self, image_id: str) -> Tensor:
+        file = self.files[image_id]
+        if not isinstance(file, Path):
+            raise UserError(f"{file}: DICOM files are not read from a zip, unpack it")
+        units = _hounsfield_units(file)
+        side = self.crop or min(units.shape)
+        if min(units.shape) < side:
+            raise UserError(f"{shown(file)} is {units.shape[0]}x{units.shape[1]}, smaller than the crop of {side}")
+        top, left = ((length - side) // 2 for length in units.shape)
+        return self.scale.image(units[top : top + side, left : left + side]).clamp(-1, 1)[None]
+
+
+def _hounsfield_units(path: Path) -> Tensor:
+    """One slice, (H, W), float32.
+
+    Raises:
+        UserError: naming the file, if it holds something else.
+    """
+    check_file(path, "DICOM file")
+    try:
+        pydicom: Any = importlib.import_module("pydicom")
+    except ImportError as error:
+        raise UserError("CTSlices needs pydicom: pip install 'posterior-sampling[ct]'") from error
+    try:
+        data = pydicom.dcmread(path)
+        kind, slope, offset = (data.get(name) for name in ("Modality", "RescaleSlope", "RescaleIntercept"))
+        pixels = np.asarray(data.pixel_array) if kind == "CT" else np.empty(0)
+    except Exception as error:  # whatever a damaged file makes a parser raise
+        raise UserError(f"{shown(path)} cannot be read as DICOM ({reason(error)})") from error
+    if kind != "CT":
+        raise UserError(f"{shown(path)} is no CT slice: its modality is {kind}")
+    if slope is None or offset is None or data.get("RescaleType", "HU") not in ("HU", "US", ""):
+        raise UserError(f"{shown(path)} does not say how its numbers become Hounsfield units (RescaleSlope)")
+    if pixels.ndim != 2:
+        raise UserError(f"{shown(path)} must hold one grey slice (H, W), it is {list(pixels.shape)}")
+    units = torch.from_numpy(pixels.astype(np.float32)) * float(slope) + float(offset)
+    if not torch.isfinite(units).all():
+        raise UserError(f"{shown(path)} holds Hounsfield units that are not finite")
+    return units
