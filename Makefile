@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TASKS := random_inpainting super_resolution gaussian_deblurring
 , := ,
 
-.PHONY: demo compare test lint fuzz faults judge campaign clean
+.PHONY: demo compare test lint docs fuzz faults judge campaign clean
 
 # uv needs a third of pip's time. It does not read pip's settings, so it is told where pip looks for packages.
 define install
@@ -23,7 +23,7 @@ endef
 
 # The tests start many processes: uv compiles nothing, and each of them may be forbidden to keep what it has compiled.
 .venv/test: pyproject.toml
-	$(call install,.[faces$(,)mri$(,)peers$(,)photos$(,)priors$(,)test])
+	$(call install,.[ct$(,)docs$(,)faces$(,)mri$(,)peers$(,)photos$(,)priors$(,)test])
 	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 
 demo: .venv/demo
@@ -47,6 +47,10 @@ lint: .venv/test
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
+# The site, in site/: open site/index.html. Nothing of it needs a network.
+docs: .venv/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Long runs; `make test` has a fixed share of each. Counts: docs/campaign.md
 fuzz: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks fuzz --configs 3000 --files 1000 --matrices 150 --output results/fuzz
@@ -60,4 +64,4 @@ judge: .venv/test
 campaign: fuzz faults judge
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -56,6 +56,7 @@ from posterior.priors import Prior
 from posterior.reading import check_file
 from posterior.settings import Origin, conformed, file_digests, named_classes, read_command_line
 from posterior.settings.places import CONVERTED
+from posterior.terminal import is_quiet, quietly, redraws
 from posterior.training import DenoisingTraining
 
 MOST_NODES = 10_000
@@ -291,7 +292,7 @@ def predict_options(started: RunStarted) -> dict[str, Any]:
 def fit_options(started: RunStarted) -> dict[str, Any]:
     """How `fit` runs."""
     defaults = TRAINER_DEFAULTS | {
-        "enable_progress_bar": sys.stderr.isatty(),
+        "enable_progress_bar": redraws(sys.stderr) and not is_quiet(),
         "max_epochs": -1,
         "num_sanity_val_steps": 0,
         "check_val_every_n_epoch": None,  # val_check_interval counts steps
@@ -392,7 +393,8 @@ def main(args: list[str] | None = None) -> None:
             return
         settings, flags = read_command_line(with_dps_files(options) if command == "predict" else options)
         more = {"print_only": True} if "--print_config" in flags else {}
-        run(command, settings, started, "--allow-local" in flags, **more)
+        with quietly("--quiet" in flags):
+            run(command, settings, started, "--allow-local" in flags, **more)
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -15,6 +15,10 @@ from posterior.shell import begin, in_words, listed
 COMMANDS = {
     "predict": ("lightning_cli:main", "draw posterior samples: configs/demo/*.yaml, configs/paper/*.yaml"),
     "fit": ("lightning_cli:main", "train a prior: configs/train/*.yaml"),
+    "fit --images": (
+        "benchmarks.probe.fit_folder:fit_command",
+        "train a prior on a folder of pictures, in so many --hours",
+    ),
     "check": ("lightning_cli:main", "which classes a file of settings would import"),
     "configs": ("posterior.shipped:main", "the files of settings that ship: a list; configs show NAME prints one"),
     "demo": ("benchmarks.matrix.demo:demo", "toon faces under three tasks: samples, a table, one picture"),
@@ -34,7 +38,7 @@ COMMANDS = {
     "matrix": ("benchmarks.matrix.matrix:matrix", "tasks x samplers x seeds: configs/benchmark/*.yaml"),
     "compare": ("benchmarks.matrix.compare:compare", "finished runs side by side"),
     "differences": ("benchmarks.matrix.differences:differences", "how far apart two runs of the same images are"),
-    "report": ("posterior.results.report_page:report", "the page of a run, report.html, made again from its folder"),
+    "report": ("benchmarks.matrix.comparison:report", "report.html of a run or a matrix, made again from its folder"),
     "summarise": ("benchmarks.matrix.summarise:summarise", "the tables of a run, made again from its journal"),
     "reference-features": (
         "benchmarks.matrix.reference_features:reference_features",
@@ -45,6 +49,12 @@ COMMANDS = {
         "weights of EDM as safetensors: convert edm FILE",
     ),
     "export": ("benchmarks.tools.export:export", "a trained prior as a folder of diffusers"),
+    "hdf5": ("benchmarks.tools.hdf5:hdf5", "the samples of a run as one HDF5 file, in the units of a recorded one"),
+    "probe": ("benchmarks.probe.command:probe_command", "is a prior what it claims to be? --prior P --images FOLDER"),
+    "fetch": (
+        "benchmarks.tools.fetch:fetch_command",
+        "download a prior of the Hugging Face hub: fetch hf://owner/name",
+    ),
 }
 """What runs need: name -> where it is, what it does."""
 
@@ -61,6 +71,10 @@ BENCHMARKS = {
     "learned-prior": "benchmarks.faces.learned_prior:learned_prior",
     "step-size": "benchmarks.faces.step_size:step_size",
     "denoising": "benchmarks.photos.denoising:denoising",
+    "digit-classes": "benchmarks.digits.classes:digit_classes",
+    "digit-classifier": "benchmarks.digits.classifier:digit_classifier",
+    "digit-prior": "benchmarks.digits.prior:digit_prior",
+    "digit-width": "benchmarks.digits.density:digit_width",
     "mri": "benchmarks.science.mri:mri",
     "gpu": "benchmarks.machine.gpu:gpu",
     "memory": "benchmarks.machine.memory:memory",
@@ -69,9 +83,13 @@ BENCHMARKS = {
     "randomness": "benchmarks.machine.randomness:randomness",
     "faults": "benchmarks.campaigns.faults:faults",
     "fuzz": "benchmarks.campaigns.fuzz:fuzz",
+    "gallery": "benchmarks.tools.gallery:gallery",
     "recipe-weights": "benchmarks.tools.recipe:recipe_weights",
 }
 """The numbers that the documents show, by the room of `benchmarks/` that they stand in."""
+
+LONG = ("try", "matrix", "judge", "leaderboard", "calibrate", "probe", "fit --images")
+"""Commands that tell how far they are, unless ``--quiet``; `predict` is one more."""
 
 RENAMED = {
     "calibration": "judge (exact posteriors) and of calibrate (any prior)",
@@ -92,6 +110,8 @@ HELP = f"""\
 posterior-sampling NAME [options]      NAME --help says what it takes; --version
 
 {listed({name: told for name, (_, told) in COMMANDS.items()})}
+
+--quiet: commands that take long print warnings and where the results are, no more.
 
 Benchmarks:
 {by_room()}"""
@@ -121,10 +141,14 @@ def run(name: str, arguments: list[str]) -> None:
     from argparse import ArgumentError
 
     try:
-        given = [word for word in arguments if word != "--debug"]
-        if name == "matrix":
-            run_matrix(given)
-        elif name in ("try", "judge", "leaderboard", "calibrate", "convert", "report"):
+        flags = {"--debug", "--quiet"} if name in LONG else {"--debug"}
+        given = [word for word in arguments if word not in flags]
+        if name in LONG:
+            from posterior.terminal import quietly
+
+            with quietly("--quiet" in arguments):
+                run_matrix(given) if name == "matrix" else load(name)(given)
+        elif name in ("convert", "fetch", "report"):
             load(name)(given)
         else:
             from jsonargparse import auto_cli
@@ -156,7 +180,9 @@ def main() -> None:
             told = f"{name} is part of {RENAMED[name]} now"
         print(f"error: {told}: posterior-sampling --help lists them", file=sys.stderr)
         sys.exit(2)
-    if name in ("predict", "fit", "check"):
+    if name == "fit" and any(word.split("=")[0] == "--images" for word in arguments):
+        run("fit --images", arguments)
+    elif name in ("predict", "fit", "check"):
         load(name)()
     elif name == "configs":
         load(name)(arguments)

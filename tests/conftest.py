@@ -25,7 +25,7 @@ LONGEST = (
     *("benchmarks/test_fuzz.py", "benchmarks/test_judge.py", "test_cli.py", "benchmarks/test_faults.py"),
     *("test_configs.py", "benchmarks/test_matrix.py", "test_resume.py", "benchmarks/test_exact_posterior.py"),
     *("test_training.py", "test_devices.py", "benchmarks/test_mri.py", "benchmarks/test_toon_benchmarks.py"),
-    *("test_kill.py", "samplers/test_annealed_langevin.py", "test_wheel.py"),
+    *("test_page_commands.py", "test_kill.py", "samplers/test_annealed_langevin.py", "test_wheel.py"),
 )
 """Files that take longest: they come first, so that no process waits long for the other at the end."""
 

@@ -257,6 +257,7 @@ def _same(a: object, b: object) -> bool:
 
 def _count(prior: Prior) -> dict[str, int]:
     """Counts, from now on, what is asked of a prior behind its own count."""
+    prior = getattr(prior, "latents", prior)  # of images that are decoded
     asked = {"forward": 0, "backward": 0}
     name = "_score" if isinstance(prior, ClosedFormPrior) else "_predict"  # a closed form's denoiser asks its score
     inner = getattr(prior, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -164,12 +165,28 @@ def test_a_run_leaves_everything_it_promises(run, capsys):
     assert not list(output.rglob("*.partial"))
 
 
+def test_quietly_a_run_says_where_its_results_are_and_warnings(run, capsys, caplog):
+    output = run("--quiet")
+    said = capsys.readouterr()
+    assert said.out == f"page: {output / 'report.html'}\n"
+    assert "lpips_alex is left out" in caplog.text
+    assert set(said.err.splitlines()) <= set(caplog.messages)
+    run("--quiet")  # nothing is left to be done
+    assert capsys.readouterr() == (said.out, "")
+
+
+def test_the_table_of_a_run_fits_eighty_columns(run, capsys):
+    run("--model.pick_best", "true")
+    out = capsys.readouterr().out.splitlines()
+    first = next(number for number, line in enumerate(out) if line.endswith("samples each")) + 1
+    assert max(len(line) for line in out[first : out.index(next(line for line in out if "grid: " in line))]) <= 80
+
+
 def test_missing_lpips_weights_cost_one_line_and_a_dash(run, capsys, caplog):
     run()
     assert "lpips_alex is left out: alexnet-owt-7be5be79.pth is not in" in caplog.text
-    head, sample = capsys.readouterr().out.splitlines()[2:4]
-    end = head.index("lpips_alex") + len("lpips_alex")
-    assert sample[:end].endswith(" -")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lpips_alex ")]
+    assert row.split()[1:] == ["-", "-"]  # a sample, the mean of two
 
 
 def test_the_same_command_again_finishes_what_is_missing(run, capsys):
@@ -642,7 +659,8 @@ def test_progress_shows_images_and_steps(run, capsys, monkeypatch):
     monkeypatch.setattr(SamplingProgress, "__init__", lambda self: original(self, seconds_between_lines=0.0))
     run()
     lines = capsys.readouterr().err
-    assert "0 of 3 images done; annealed Langevin, step 29 of 29" in lines
+    assert "0 of 3 images done; annealed Langevin, step 29 of 29, " in lines
+    assert re.search(r"annealed Langevin, step 2 of 29, \S+ calls/s, about \d+ s left of this stage", lines)
     assert "3 of 3 images done; batch sampled" in lines
 
 

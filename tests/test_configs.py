@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,10 @@ EXPERIMENTS = sorted(
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 
 SAMPLER = "--model.sampler.init_args"
+HERE = {
+    f"datamodules.{name}" for name in ("CTPhantoms", "IdxImages", "ImageArray", "Phantoms", "Photographs", "Scenes")
+}
+"""Data whose files ship, or that are made."""
 FEW_LEVELS = [f"{SAMPLER}.schedule.init_args.num_levels", "5"]
 RESPACING = "schedule.init_args.respacing"
 SMALL_NETWORK = [  # the paper's network in a small form, as its checkpoint is a download
@@ -58,7 +63,15 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
         *("--data.init_args.num_workers", "0"),
     ],
     "dps": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--data.init_args.num_workers", "0"],
-    "mri": [*FEW_LEVELS, "--model.num_samples", "2"],
+    "ct": ["--model.num_samples", "2", f"{SAMPLER}.calls", "70", "--data.init_args.size", "32"],
+    "mri_4x": [*FEW_LEVELS, "--model.num_samples", "2"],
+    "mri_recorded": [*FEW_LEVELS, "--model.num_samples", "2"],
+    "mri_learned": ["--model.num_samples", "2", f"{SAMPLER}.calls", "70"],
+    "physics_scattering": ["--model.num_samples", "2"],
+    "physics_hole": ["--model.num_samples", "2"],
+    "physics_closures": ["--model.num_samples", "2", f"{SAMPLER}.{RESPACING}", "3"],
+    "physics_stokes": [*FEW_LEVELS, "--model.num_samples", "2"],
+    "physics_waveform": ["--model.num_samples", "2", f"{SAMPLER}.{RESPACING}", "3"],
     "photos": [
         *("--model.num_samples", "1", f"{SAMPLER}.calls", "70"),
         *("--data.size", "64", "--data.short_side", "64"),
@@ -93,7 +106,12 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
     arguments += ["--data.init_args.limit", "1", "--trainer.accelerator", "cpu"]
     if data["class_path"] == "datamodules.ToonFaces":
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
-    elif data["class_path"] not in ("datamodules.ImageArray", "datamodules.Phantoms", "datamodules.Photographs"):
+    elif data["class_path"] == "datamodules.RecordedKSpace":
+        kspace = np.random.default_rng(0).normal(size=(1, 64, 64)) * (1 + 0j)
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["kspace"] = kspace.astype(np.complex64)
+        arguments += ["--data.init_args.root", str(tmp_path / "a.h5")]
+    elif data["class_path"] not in HERE:
         folder = tmp_path / "data"
         folder.mkdir()
         np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(3, 64, 64)))

@@ -13,11 +13,14 @@ import posterior.samplers
 from posterior import Measurement, Streams, stream, waits
 from posterior.measurement import Measurement as Measured
 from posterior.metrics import (
+    HFEN,
     L2,
     LPIPS,
     NMSE,
     PSNR,
     SSIM,
+    ClosureAmplitudeChi2,
+    ClosurePhaseChi2,
     ImageMetric,
     MagnitudePSNR,
     MagnitudeSSIM,
@@ -28,13 +31,24 @@ from posterior.metrics import (
 from posterior.noise import GaussianNoise, Likelihood, PoissonNoise, VaryingNoise
 from posterior.one_bit import BlurredBits, OneBit
 from posterior.operators import (
+    AcousticWaves,
     CartesianMRI,
+    Decoded,
+    EHTGains,
+    EHTVisibilities,
+    FunctionOperator,
     GaussianSensing,
+    InverseScattering,
     KernelWizard,
+    LinearFunctionOperator,
     LinearOperator,
     MotionBlur,
+    NavierStokes,
+    NonCartesianMRI,
     Operator,
+    ParallelBeam,
     PhaseRetrieval,
+    Radial,
     RandomInpainting,
     Saturation,
     SubsampledTransform,
@@ -44,6 +58,7 @@ from posterior.operators.nonlinear_blur import EncodedBlur
 from posterior.priors import (
     AzulaPrior,
     ChannelwisePrior,
+    Decoder,
     DiffusersPrior,
     DiffusionPrior,
     EDMPrior,
@@ -51,6 +66,7 @@ from posterior.priors import (
     FlowPrior,
     GaussianFieldPrior,
     GaussianMixturePrior,
+    LatentPrior,
     RescaledPrior,
     ScoreNetworkPrior,
     SongUNet,
@@ -75,8 +91,10 @@ from posterior.samplers import (
     ExactEmpirical,
     ExactGaussian,
     ExactMixture,
+    FilteredBackProjection,
     GeometricAnnealing,
     GeometricSigmas,
+    InLatents,
     KarrasSigmas,
     KineticLangevin,
     LangevinSteps,
@@ -119,6 +137,19 @@ def few_layers(device: FakeDevice):
     """For what is about the sampler: the first two run all of `network`, forward and backward."""
     unet = UNet(SIDE, num_channels=32, num_res_blocks=1, channel_mult=(1,), attention_resolutions=())
     return device.module(DiffusionPrior(unet))
+
+
+class Negative(Decoder):
+    """x = -z, latents as large as the images."""
+
+    channels, latent_channels, factor = 3, 3, 1
+
+    def forward(self, z):
+        return -z
+
+
+def in_latents(device: FakeDevice):
+    return device.module(LatentPrior(few_layers(device), Negative()))
 
 
 def gaussian_prior(device, field):
@@ -256,6 +287,12 @@ SAMPLERS = {
         BLUR,
         {"finite?": 1, "random keys": 2, "operator basis": 1},
     ),
+    "InLatents": (
+        lambda n: InLatents(DPS(RespacedSigmas(n), clip_denoised=False)),
+        in_latents,
+        BLUR,
+        {"finite?": 1, "random keys": 2},
+    ),
     "LGD": (lambda n: LGD(RespacedSigmas(n)), few_layers, BLUR, {"finite?": 1, "random keys": 3}),
     "MCGDiff": (
         lambda n: MCGDiff(RespacedSigmas(n), num_particles=2),
@@ -311,6 +348,12 @@ SAMPLERS = {
     ),
     "Lasso": (lambda n: Lasso(num_steps=n), few_layers, BLUR, {"finite?": 1, "operator norm": 1, "wavelets": 2}),
     "TotalVariation": (lambda n: TotalVariation(num_steps=n), few_layers, BLUR, {"finite?": 1, "operator norm": 1}),
+    "FilteredBackProjection": (
+        lambda n: FilteredBackProjection(),
+        few_layers,
+        ParallelBeam(5),
+        {"finite?": 1, "ramp filter": 2},
+    ),
     "ExactGaussian": (
         lambda n: ExactGaussian(),
         "field",
@@ -430,10 +473,20 @@ def operators() -> dict[str, Operator]:
         MotionBlur(5).realise(colour, streams()),
         CartesianMRI(2.0, 0.1).realise(complex_, streams()),
         CartesianMRI(2.0, 0.1, num_coils=2).realise(complex_, streams()),
+        NonCartesianMRI(Radial(4, 16)).realise(complex_),
         GaussianSensing(7).realise(colour),
         SubsampledTransform(0.5).realise(colour, streams()),
         PhaseRetrieval().realise(colour),
+        Decoded(PhaseRetrieval().realise(colour), torch.neg, colour),
+        FunctionOperator(torch.square, colour, 3 * SIDE * SIDE),
+        LinearFunctionOperator(torch.neg, colour, torch.zeros(1, *colour)),
+        ParallelBeam(5).realise(colour),
         Saturation(scale=2).realise(colour),
+        InverseScattering(2.0, 1.0, 2, 3).realise((1, SIDE, SIDE)),
+        EHTVisibilities(scans=2).realise((1, SIDE, SIDE)),
+        EHTGains(scans=2).realise((1, SIDE, SIDE), streams()),
+        NavierStokes(time=0.05, steps=2).realise((1, SIDE, SIDE)),
+        AcousticWaves(steps=2, every=1, shots=2).realise((1, SIDE, SIDE)),
         EncodedBlur(torch.zeros(2, 512, 1, 1), (3, 128, 128), "none"),
     ]
     return {type(operator).__name__: operator for operator in found}
@@ -442,6 +495,10 @@ def operators() -> dict[str, Operator]:
 WAITS_OF_OPERATORS = {
     "Separable": {"operator norm": 1, "operator basis": 1},
     "Dense": {"operator norm": 1, "operator basis": 1},
+    "RayTransform": {"operator basis": 1},
+    "NonuniformFourier": {"operator norm": 1},
+    "RingFields": {"operator norm": 1, "operator basis": 1},
+    "Visibilities": {"operator norm": 1, "operator basis": 1},
 }
 
 
@@ -498,11 +555,15 @@ def test_no_likelihood_is_left_out():
     assert concrete(posterior.noise, Likelihood) == {"GaussianNoise", "PoissonNoise", "VaryingNoise"}
 
 
+def closures() -> list[ImageMetric]:
+    return [ClosurePhaseChi2(), ClosureAmplitudeChi2()]
+
+
 def metrics() -> list[ImageMetric]:
     perceptual = LPIPS("alex")
     perceptual.unavailable = None
     perceptual.network = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
-    return [L2(), PSNR(), SSIM(), perceptual, Residual(), NMSE(), MagnitudePSNR(), MagnitudeSSIM()]
+    return [L2(), PSNR(), SSIM(), perceptual, Residual(), NMSE(), MagnitudePSNR(), MagnitudeSSIM(), HFEN(), *closures()]
 
 
 WAITS_OF_METRICS = {"MagnitudeSSIM": {"metric on the host": 2}, "PSNR": {"torchmetrics": 1}}
@@ -513,7 +574,9 @@ def test_metrics_stay_on_the_device(device):
     assert {type(metric).__name__ for metric in metrics()} == concrete(posterior.metrics, ImageMetric)
     for metric in metrics():
         device.watch.counts.clear()
-        operator = RandomInpainting().realise((2 if metric.channels == (1, 2) else 3, 64, 64), streams())
+        operator: Operator = RandomInpainting().realise((2 if metric.channels == (1, 2) else 3, 64, 64), streams())
+        if type(metric) in map(type, closures()):
+            operator = EHTGains(scans=2).realise((1, SIDE, SIDE), streams())
         measured = measurement(device, operator)
         device.module(metric)
         with device.running():

@@ -16,7 +16,7 @@ from lightning_cli import main
 from posterior import UserError
 from posterior.dps_files import convert
 from posterior.operators import OperatorFamily
-from posterior.priors import Prior
+from posterior.priors import Prior, UNet
 
 FFHQ = """\
 image_size: 256
@@ -144,6 +144,19 @@ def test_both_models_are_the_published_networks(files, root, model, name):
     assert found == manifest["state_dict"]
 
 
+def test_a_class_conditional_model_is_the_published_network_with_a_label(files):
+    """Of the unconditional manifest, and the embedding of 1000 classes."""
+    model = IMAGENET.replace("class_cond: False", "class_cond: True\nlabel: 207")
+    network = convert(*files(model), Path("out"))["model"]["prior"]["init_args"]["network"]["init_args"]
+    assert (network["num_classes"], network["label"]) == (1000, 207)
+    with torch.device("meta"):
+        found, plain = (
+            {key: tuple(value.shape) for key, value in UNet(**settings).state_dict().items()}
+            for settings in (network, network | {"num_classes": None, "label": None})
+        )
+    assert found == plain | {"label_emb.weight": (1000, 4 * 256)}
+
+
 @pytest.mark.parametrize(
     ("method", "sampler", "settings"),
     [
@@ -169,6 +182,8 @@ def test_methods_have_their_counterparts(files, method, sampler, settings):
     [
         ("sampler: ddpm", "sampler: ddim", ("sampler", "step"), {"ddim_eta": 0.0}),
         ("timestep_respacing: 1000", "timestep_respacing: ddim50", ("sampler", "schedule"), {"respacing": "ddim50"}),
+        ("timestep_respacing: 1000", "timestep_respacing: ddim25", ("sampler", "schedule"), {"respacing": "ddim25"}),
+        ("timestep_respacing: 1000", 'timestep_respacing: "10,20"', ("sampler", "schedule"), {"respacing": "10,20"}),
         ("timestep_respacing: 1000", 'timestep_respacing: ""', ("sampler", "schedule"), {"respacing": 1000}),
         ("timestep_respacing: 1000", "timestep_respacing: [10, 20]", ("sampler", "schedule"), {"respacing": "10,20"}),
         ("steps: 1000", "steps: 500", ("prior", "noise_schedule"), {"num_steps": 500}),
@@ -192,7 +207,11 @@ def test_a_fixed_variance_goes_with_a_network_that_has_learned_none(files):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("model", "class_cond: False", "class_cond: True", "class_cond: True has no counterpart"),
+        ("model", "class_cond: False", "class_cond: 1.5", "class_cond: 1.5 has no counterpart"),
+        ("model", "class_cond: False", "class_cond: True", "class_cond is true, but label is missing: add the class"),
+        ("model", "class_cond: False", "class_cond: True\nlabel: 1000", "but label is 1000: add .*, 0 to 999"),
+        ("model", "class_cond: False", "class_cond: True\nlabel: dog", "but label is 'dog': add"),
+        ("model", "class_cond: False", "class_cond: False\nlabel: 3", "model.yaml: label: no counterpart here"),
         ("model", "model_path", "modelpath", "model_path is missing"),
         ("model", "dropout: 0.0", "dropouts: 0.0", "model.yaml: dropouts: no counterpart here"),
         (
@@ -260,8 +279,6 @@ def test_the_files_run(files, tmp_path, capsys, operator):
     )
     paths = files(model, diffusion, task)
     network = convert(*paths, tmp_path)["model"]["prior"]["init_args"]["network"]["init_args"]
-    from posterior.priors import UNet
-
     torch.save(UNet(**network).state_dict(), tmp_path / "small.pt")
     paths = files(model.replace("models/ffhq_10m.pt", str(tmp_path / "small.pt")), diffusion, task)
     names = ("model_config", "diffusion_config", "task_config")

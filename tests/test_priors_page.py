@@ -24,7 +24,7 @@ def block(language: str, word: str) -> str:
 
 def test_names_are_those_of_the_code():
     rows = re.findall(r"^\|.*\| +(?:tiny|the toon|golden|closed).*\|$", TEXT, re.MULTILINE)
-    assert len(rows) == 8
+    assert len(rows) == 9
     for row in rows:
         for name in re.findall(r"`([a-z]\w+\d*)`", row.split("|")[5]):
             assert (ROOT / "configs" / "prior" / f"{name}.yaml").is_file(), name

@@ -1,4 +1,4 @@
-"""The README and the pages behind it: code and commands run as they stand, links lead somewhere."""
+"""The README and the pages behind it: code runs as it stands, links lead somewhere, commands have names of commands."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 
 from benchmarks.__main__ import BENCHMARKS, COMMANDS
 from lightning_cli import main
+from tests.pages import PAGES, ROOT
 
-ROOT = Path(__file__).parents[1]
 README, TEXT = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.md")])
 BLOCKS = dict(enumerate(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)))
 
 pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,8 @@ def test_a_journal_that_is_no_file_is_named(quick, capsys):
 def test_results_of_another_format_are_refused_and_those_before_formats_read(quick, capsys):
     output = quick(model__num_samples=1)
     sessions = output / "journal" / "sessions.jsonl"
-    files = {sessions: summarise, output / "metrics.json": lambda folder: compare([folder])}
+    compared = partial(compare, output=quick.tmp_path / "page")
+    files = {sessions: summarise, output / "metrics.json": lambda folder: compared([folder])}
     for path, read in files.items():
         kept = json.loads(path.read_text())
         assert kept.pop("format") == FORMAT

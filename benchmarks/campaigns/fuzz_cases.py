@@ -315,7 +315,8 @@ class Campaign:
         """What is wrong with the numbers of a run that ended with 0."""
         base, problems = self.bases[name], []
         places = [folder] if case is None else [folder / output for output in case.outputs]
-        found = [path for place in places for path in place.rglob("metrics.json") if path.is_file()]
+        folders = [place for place in places if os.path.isdir(place)]  # False of a name that is too long
+        found = [path for place in folders for path in place.rglob("metrics.json") if path.is_file()]
         if base.command == "fit":
             there = any(
                 path.name == "prior.safetensors" for path in folder.rglob("*.safetensors") if "inputs" not in path.parts

@@ -25,7 +25,7 @@ from posterior.metrics import ImageMetric
 from posterior.operators import LinearOperator
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
-from posterior.samplers import AnnealedSampler, Sampler
+from posterior.samplers import AnnealedSampler, ConditionalDescent, Sampler
 from posterior.shipped import CONFIGS
 
 
@@ -139,12 +139,18 @@ def cost(
 
 
 def methods(scale: float, dps_steps: int, num_levels: int, budgets: Sequence[int]) -> dict[str, Method]:
-    """By name. "paper": the published composition. "smoothed": the same, its score read at 0.08, one denoising step."""
+    """By name. "paper": the published composition. "smoothed": the same, its score read at 0.08, one denoising step.
+
+    "conditional": what ships, and one call more, which makes pictures of its samples as the others' last step does.
+    """
     blanks = {"STEPS": dps_steps, "SCALE": scale, "NUM_LEVELS": num_levels, "GROWTH": 9 / num_levels}
     baseline = f"DPS {dps_steps}"
     found = {baseline: Method(read_samplers(SAMPLERS, "dps", blanks)["DPS"])}
     for name, sampler in read_samplers(SAMPLERS, "from_dps", blanks).items():
         found[f"{name} {num_levels}"] = Method(sampler, baseline)
+    for name, sampler in read_samplers(SAMPLERS, "as_it_ships", {}).items():
+        assert isinstance(sampler, ConditionalDescent)
+        found[f"{name} {sampler.calls + sampler.final_denoising}"] = Method(sampler)
     for calls in budgets:
         begin = round(0.29 * calls)
         levels = calls - 1 - 2 * begin  # one call begins the chain, one ends it

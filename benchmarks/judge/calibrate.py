@@ -42,6 +42,7 @@ from posterior.settings import Given, conformed, read_settings, read_yaml
 from posterior.settings.places import SUFFIXES, named_file
 from posterior.shell import Parser
 from posterior.shipped import near
+from posterior.terminal import say_place, say_result
 
 FEWEST_PAIRS, FEWEST_SAMPLES = 16, 4
 MOST = 100_000
@@ -243,8 +244,8 @@ def calibrate(asked: Asked, folder: Path, device: str = "cpu", sample: bool = Tr
     told = f"of {len(sampled.pairs)} {'measurements, split in two,' if asked.recorded else 'pairs'} x {sizes.ranked}"
     limits = RECORDED_LIMITS if asked.recorded else LIMITS
     write_certificate(folder, told, asked.seed, contestant.name, judged, curves, limits)
-    print(f"{contestant.name}: {judged.verdict()}.")
-    print(f"report: {folder / 'calibrate.html'}")
+    say_result(f"{contestant.name}: {judged.verdict()}.")
+    say_place(f"report: {folder / 'calibrate.html'}")
     return judged
 
 

@@ -18,6 +18,7 @@ from benchmarks.judge.statistics import band
 from benchmarks.judge.verdict import Judged, summary
 from benchmarks.tools import html
 from posterior.files import write_whole
+from posterior.results import report_shell as shell
 
 CAPTION = """\
 Samples of one measurement above truths of several; ranks of the truth by functional (grey: simultaneous 95 % band), and
@@ -93,13 +94,13 @@ def markdown(told: Sequence[str], judged: Judged, curves: Curves | None, limits:
 
 def page(told: Sequence[str], judged: Judged, curves: Curves | None, limits: str) -> str:
     """calibrate.html."""
-    parts = [html.element("p", text) for text in told]
+    parts = []
     if curves is not None:
-        parts.append(html.picture(html.figure_png(picture(judged, curves)), "png", CAPTION))
+        parts.append(shell.picture(html.figure_png(picture(judged, curves)), "png", CAPTION))
     for title, rows in tables(judged, curves):
-        parts += [html.element("h2", title), html.table(rows)]
-    parts += [html.element("h2", "What a pass does not prove"), html.element("p", limits)]
-    return html.document(f"Calibration: {summary([judged])}", parts)
+        parts += [shell.element("h2", title), shell.table(rows, title, "sortable")]
+    parts += [shell.element("h2", "What a pass does not prove"), shell.element("p", limits)]
+    return shell.page(f"Calibration: {summary([judged])}", told, "\n".join(parts))
 
 
 def picture(judged: Judged, curves: Curves) -> Figure:

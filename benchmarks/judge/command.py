@@ -7,7 +7,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from posterior.settings.classes import import_class
 from posterior.settings.places import SUFFIXES, named_file
 from posterior.shell import Parser
 from posterior.shipped import near
+from posterior.terminal import Status, duration, quietly, say_place, say_result
 
 BUDGETS = {
     "quick": Budget("quick", Sizes(12, 100, 200, 19), Sizes(3, 40, 40, 9, rows=120)),
@@ -107,8 +108,22 @@ def judge(
         folder.mkdir(parents=True, exist_ok=True)
     verdicts = _judged(contestants, taken, sizes, seed, folder, device, quiet)
     if folder is not None:
-        write_page(folder, verdicts.budget, seed, verdicts.found, taken)
+        settings = {one.name: settings_told(one, taken) for one in contestants}
+        write_page(folder, verdicts.budget, seed, verdicts.found, taken, settings)
     return verdicts
+
+
+def settings_told(contestant: Contestant, problems: Sequence[Problem]) -> str:
+    """What a sampler runs with, and on which problems, for people."""
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        try:
+            made = contestant.made(problem)
+            told = repr(made) if is_dataclass(made) else type(made).__name__
+        except UserError as error:
+            told = f"not made: {error}"
+        found.setdefault(told, []).append(problem.name)
+    return "\n".join(f"  {', '.join(names)}: {told}" for told, names in found.items())
 
 
 def _judged(
@@ -153,13 +168,15 @@ def sample_work(problem: Problem) -> float:
 
 
 class Progress:
-    """Says on standard error, at most every few seconds, how far it is and how long it will take."""
+    """Says how far it is, how many samples a second it makes, and how long it will take (`Status`)."""
 
     def __init__(self, total: float, quiet: bool) -> None:
-        self.total, self.quiet = total, quiet
+        self.total = total
         self.done, self.before, self.each = 0.0, 0.0, 1.0
-        self.at = ""
-        self.start = self.last = time.monotonic()
+        self.rows, self.at = 0, ""
+        self.start = time.monotonic()
+        with quietly(quiet):
+            self.status = Status(first=5.0)
 
     def begin(self, at: str, each: float) -> None:
         """What is sampled next, and how long a sample takes there."""
@@ -168,20 +185,21 @@ class Progress:
     def skip(self, work: float) -> None:
         """What will not be sampled."""
         self.done = self.before + work
+        self._tell()
 
     def told(self, rows: int) -> None:
         """So many samples more."""
         self.done += rows * self.each
-        now = time.monotonic()
-        if self.quiet or (now - self.last < 5 and self.done < self.total):
-            return
-        self.last = now
-        left = (now - self.start) / self.done * (self.total - self.done)
-        print(f"{self.at}: {self.done / self.total:4.0%}, about {_duration(left)} left", file=sys.stderr, flush=True)
+        self.rows += rows
+        self._tell()
 
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    def _tell(self) -> None:
+        share, taken = min(1.0, self.done / self.total), time.monotonic() - self.start
+        left = f"about {duration(taken / share * (1 - share))} left" if share < 1 else f"took {duration(taken)}"
+        pace = f"{self.rows / max(taken, 1e-9):.3g} samples/s"
+        self.status.tell((share, f"{share:.0%} of the work, {pace}, {left}"), (None, self.at), end=share >= 1)
+        if share >= 1:
+            self.status.close()
 
 
 def budget_of(budget: str | Budget) -> Budget:
@@ -319,7 +337,7 @@ def judge_command(arguments: Sequence[str]) -> None:
     budget = budget_of(options.budget)
     problems = chosen(names or (QUICK if budget.name == "quick" else ()), options.allow_local)
     verdicts = judge(contestants, problems, budget, options.seed, options.output, options.device)
-    print(verdicts)
-    print(f"report: {options.output / 'judge.html'}")
+    say_result(str(verdicts))
+    say_place(f"report: {options.output / 'report.html'}")
     if any(one.failure for found in verdicts.found.values() for one in found):
         sys.exit(2)

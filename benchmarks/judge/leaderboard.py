@@ -21,6 +21,7 @@ from posterior.settings import overlaid, read_settings
 from posterior.settings.places import named_file
 from posterior.shell import Parser
 from posterior.shipped import CONFIGS, near
+from posterior.terminal import say_place, say_result
 
 LIST = CONFIGS / "truth" / "leaderboard.yaml"
 CURVES = ("mixture32", "toon-inpainting")
@@ -216,8 +217,8 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
         tune=_tuned(options.tune, problems),
     )
     write_board(options.output, board, problems)
-    print("\n".join(sentences(board)))
-    print(f"leaderboard: {options.output / 'leaderboard.html'}")
+    say_result("\n".join(sentences(board)))
+    say_place(f"leaderboard: {options.output / 'leaderboard.html'}")
 
 
 def _asked(options: argparse.Namespace) -> list[Entrant]:

@@ -30,6 +30,7 @@ from benchmarks.judge.verdict import Judged
 from benchmarks.tools import html
 from benchmarks.tools.tables import spelt
 from posterior.files import write_whole
+from posterior.results import report_shell as shell
 
 NEAR = 1.2
 """W2 over its floor up to which a sampler counts as having reached the posterior."""
@@ -52,20 +53,6 @@ TUNED = """\
 Settings that each sampler was tried with: the nearest to the posterior by the median of W2 / floor is taken, of equal
 ones the first. Tried on half as many measurements as are reported, of another seed ({seed}), with half as many samples.
 In brackets: that median there; the reported one is in the tables."""
-SORT = """\
-document.querySelectorAll("table").forEach(table => table.querySelectorAll("th").forEach((head, column) => {
-  head.style.cursor = "pointer";
-  head.addEventListener("click", () => {
-    const down = head.dataset.down = head.dataset.down === "no" ? "yes" : "no";
-    const value = row => {
-      const text = row.cells[column].textContent, sum = text.match(/^(\\d+) \\+ (\\d+)$/);
-      return sum ? +sum[1] + +sum[2] : /^[-+]?\\.?\\d/.test(text) ? parseFloat(text) : text === "-" ? Infinity : text;
-    };
-    const compare = (a, b) => typeof a === typeof b ? (a > b) - (a < b) : typeof a === "number" ? -1 : 1;
-    [...table.rows].slice(1).sort((a, b) => (down === "no" ? 1 : -1) * compare(value(a), value(b)))
-      .forEach(row => row.parentNode.appendChild(row));
-  });
-}));"""
 
 
 def write_board(folder: Path, board: Board, problems: Sequence[Problem]) -> None:
@@ -413,26 +400,29 @@ def markdown(board: Board) -> str:
 def page(board: Board, problems: Sequence[Problem], pictures: dict[str, bytes]) -> str:
     """leaderboard.html: a click on a column's head sorts by it."""
     parts = [_paragraph(line) for line in sentences(board)]
-    parts += [html.table(main_rows(board)), html.element("p", LEGEND)]
-    parts.append(html.element("p", about(board.budget, board.seed, board.found)))
-    parts += [html.element("h2", "At equal cost"), html.table(equal_rows(board), words=True)]
-    parts += [html.picture(content, "png", caption(name)) for name, content in pictures.items()]
+    parts += [shell.table(main_rows(board), "Samplers", "sortable"), shell.element("p", LEGEND)]
+    parts.append(shell.element("p", about(board.budget, board.seed, board.found)))
+    parts += [shell.element("h2", "At equal cost"), shell.table(equal_rows(board), "At equal cost", "words sortable")]
+    parts += [shell.picture(content, "png", caption(name)) for name, content in pictures.items()]
     if board.tuned:
-        parts += [html.element("h2", "Tuned"), html.element("p", tuned_legend(board))]
-        parts.append(html.table(tuned_rows(board), words=True))
-    parts += [html.element("p", line) for line in failures(board)]
-    for place, problem in enumerate(problems):
-        parts += [html.element("h2", f"{problem.name}: {problem.tells}"), html.table(problem_rows(board, place))]
-    parts.append(html.element("p", JUDGE_LEGEND))
-    for task in dict.fromkeys(row.task for row in board.faces):
-        parts += [html.element("h2", f"{task}: held-out toon faces"), html.table(face_table(board, task))]
-    parts += [html.element("h2", "What a pass does not prove"), html.element("p", LIMITS)]
-    return html.document("Leaderboard", [*parts, f"<script>\n{SORT}\n</script>"])
+        parts += [shell.element("h2", "Tuned"), shell.element("p", tuned_legend(board))]
+        parts.append(shell.table(tuned_rows(board), "Tuned", "words sortable"))
+    parts += [shell.element("p", line) for line in failures(board)]
+    tables = {f"{one.name}: {one.tells}": problem_rows(board, place) for place, one in enumerate(problems)}
+    parts += [*_titled(tables), shell.element("p", JUDGE_LEGEND)]
+    tasks = dict.fromkeys(row.task for row in board.faces)
+    parts += _titled({f"{task}: held-out toon faces": face_table(board, task) for task in tasks})
+    parts += [shell.element("h2", "What a pass does not prove"), shell.element("p", LIMITS)]
+    return shell.page("Leaderboard", [], "\n".join(parts))
+
+
+def _titled(tables: Mapping[str, list[list[str]]]) -> list[str]:
+    return [shell.element("h2", title) + shell.table(rows, title, "sortable") for title, rows in tables.items()]
 
 
 def _paragraph(line: str) -> str:
     """A sentence whose bold parts stand between double asterisks."""
-    parts = [html.element("strong" if place % 2 else "span", part) for place, part in enumerate(line.split("**"))]
+    parts = [shell.element("strong" if place % 2 else "span", part) for place, part in enumerate(line.split("**"))]
     return f"<p>{''.join(parts)}</p>"
 
 

@@ -1,10 +1,11 @@
-"""What the judge leaves: judge.md, judge.html (one file), judge.json."""
+"""What the judge leaves: report.html (one file), judge.md, judge.json."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,20 @@ from benchmarks.judge.statistics import POWER, Finding, band
 from benchmarks.judge.verdict import LEVEL, Judged, summary
 from benchmarks.tools import html
 from posterior.files import write_whole
+from posterior.results import report_shell as shell
 from posterior.results.pictures import sheet
+from posterior.results.report_page import NAME
 
 FORMAT = 1
 """Of judge.json; it changes when its fields change their meaning."""
+DRAWN = {
+    "distance": ("Distance to the posterior over that of exact samples, W2 / floor, mean over measurements", 1.0),
+    "width": ("Width: standard deviation over the exact one", 1.0),
+    "shares": ("Shares of modes: how far off", 0.0),
+    "shift": ("Shift, in standard deviations", 0.0),
+    "coverage": ("Share of truths that intervals hold; names have the nominal one", None),
+}
+"""Kind of finding -> what its drawing shows, and where its upright line stands: what exact samples have."""
 COLOURS = 10
 """Of lines, before they come again, dotted."""
 LIMITS = """\
@@ -48,14 +59,13 @@ def write_page(
     seed: int,
     found: Mapping[str, Sequence[Judged]],
     problems: Sequence[Problem],
-    name: str = "judge",
-    limits: str = LIMITS,
+    settings: Mapping[str, str],
 ) -> None:
-    """Write NAME.json, NAME.md and NAME.html into the folder, with what a pass does not prove (``limits``)."""
+    """Write judge.json, judge.md and report.html into the folder; ``settings`` of each sampler are as text."""
     told = about(budget, seed, found)
-    write_whole(folder / f"{name}.json", (json.dumps(as_json(budget, seed, found), indent=1) + "\n").encode())
-    write_whole(folder / f"{name}.md", markdown(told, found, limits).encode())
-    write_whole(folder / f"{name}.html", page(told, found, problems, limits).encode())
+    write_whole(folder / "judge.json", (json.dumps(as_json(budget, seed, found), indent=1) + "\n").encode())
+    write_whole(folder / "judge.md", markdown(told, found).encode())
+    write_whole(folder / NAME, page(told, found, problems, settings).encode("utf-8", "replace"))
 
 
 def about(budget: str, seed: int, found: Mapping[str, Sequence[Judged]]) -> str:
@@ -126,13 +136,13 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def markdown(told: str, found: Mapping[str, Sequence[Judged]], limits: str) -> str:
+def markdown(told: str, found: Mapping[str, Sequence[Judged]]) -> str:
     """judge.md."""
     lines = ["# Verdicts", ""]
     lines += [f"- **{name}**: {summary(judged)}." for name, judged in found.items()]
     lines += ["", told, "", *html.pipes(verdict_rows(found)), "", "## Numbers", "", *html.pipes(number_rows(found))]
     lines += ["", LEGEND, ""]
-    lines += ["## What a pass does not prove", "", limits, ""]
+    lines += ["## What a pass does not prove", "", LIMITS, ""]
     return "\n".join(lines)
 
 
@@ -185,43 +195,68 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def page(told: str, found: Mapping[str, Sequence[Judged]], problems: Sequence[Problem], limits: str) -> str:
-    """judge.html."""
-    parts = [html.element("p", f"{name}: {summary(judged)}.") for name, judged in found.items()]
-    parts += [html.element("p", told), html.table(verdict_rows(found), words=True)]
-    parts += [html.element("h2", "Numbers"), html.table(number_rows(found))]
+def page(
+    told: str,
+    found: Mapping[str, Sequence[Judged]],
+    problems: Sequence[Problem],
+    settings: Mapping[str, str],
+) -> str:
+    """report.html."""
+    parts = [f'<p class="verdict">{escape(f"{name}: {summary(judged)}.")}</p>' for name, judged in found.items()]
+    parts += [shell.table(verdict_rows(found), "Verdicts", "words"), shell.element("h2", "Numbers")]
+    parts += [shell.table(number_rows(found), "Numbers", "sortable"), shell.element("p", LEGEND)]
     for place, problem in enumerate(problems):
         own = {name: judged[place] for name, judged in found.items()}
-        parts.append(html.element("h2", f"{problem.name}: {problem.tells}"))
+        parts.append(f"<section>{shell.element('h2', f'{problem.name}: {problem.tells}')}")
         shown = {name: one for name, one in own.items() if one.failure is None and one.findings}
+        parts.append(f'<div class="plots">{"".join(drawings(shown))}</div>')
         if shown:
             caption = (
                 "Samples beside exact ones of one measurement; ranks of the truth, their distribution function less "
-                "the uniform one, grey: 95 % band; standard deviations over the exact ones."
+                "the uniform one, grey: 95 % band."
             )
-            parts.append(html.picture(html.figure_png(picture(shown)), "png", caption))
+            parts.append(shell.picture(html.figure_png(picture(shown)), "png", caption))
         for name, one in own.items():
-            parts.append(html.element("p", f"{name}: {one.verdict()}."))
+            parts.append(shell.element("p", f"{name}: {one.verdict()}."))
             if one.findings:
-                parts.append(
-                    f"<details>{html.element('summary', f'tests of {name}')}{html.table(finding_rows(one))}</details>"
-                )
-    parts += [html.element("h2", "What a pass does not prove"), html.element("p", limits)]
-    return html.document("Verdicts", parts)
+                tests = f"Tests of {name} on {problem.name}"
+                parts.append(shell.folded(tests, shell.table(finding_rows(one), tests)))
+        parts.append("</section>")
+    parts += [shell.element("h2", "What a pass does not prove"), shell.element("p", LIMITS)]
+    text = "\n\n".join(f"{name}\n{own}" for name, own in settings.items())
+    return shell.page("Verdicts", [told], "\n".join(parts), settings=shell.settings("Settings of the samplers", text))
+
+
+def drawings(found: Mapping[str, Judged]) -> list[str]:
+    """One problem: distances, widths, shares, shifts and coverage of all samplers, each on its scale."""
+    drawn = []
+    for kind, (caption, line) in DRAWN.items():
+        rows = [row for name, one in found.items() for row in _rows(name, one, kind)]
+        if rows:
+            drawn.append(shell.dots(rows, f"{caption}, with its 95 % interval", line))
+    return drawn
+
+
+def _rows(name: str, judged: Judged, kind: str) -> Iterator[shell.DotRow]:
+    for one in judged.findings:
+        if one.kind != kind or (kind == "distance" and "mean" not in one.more):
+            continue
+        told = f"{one.more['nominal']:.0%}" if kind == "coverage" else one.where
+        keys = ("mean", "mean low", "mean high")
+        numbers = [one.more[key] for key in keys] if kind == "distance" else [one.effect, one.low, one.high]
+        if all(map(math.isfinite, numbers)):
+            middle, low, high = numbers
+            yield shell.DotRow(f"{name}, {told}" if told else name, middle, low, high)
 
 
 def picture(found: Mapping[str, Judged]) -> Figure:
-    """One problem: a row a sampler; samples and exact ones, ranks, widths."""
-    figure = Figure(figsize=(14, 3.4 * len(found)), layout="constrained")
-    panels = figure.subplots(len(found), 3, squeeze=False)
-    for (name, judged), (samples, ranks, widths) in zip(found.items(), panels, strict=True):
+    """One problem: a row a sampler; samples and exact ones, ranks."""
+    figure = Figure(figsize=(10, 3.4 * len(found)), layout="constrained")
+    panels = figure.subplots(len(found), 2, squeeze=False)
+    for (name, judged), (samples, ranks) in zip(found.items(), panels, strict=True):
         draw_samples(samples, judged)
         samples.set_title(name)
         draw_ranks(ranks, judged)
-        if any(one.kind == "width" for one in judged.findings):
-            _draw_widths(widths, judged)
-        else:
-            _draw_coverage(widths, judged)
     lines = next((axes for axes in panels[:, 1] if axes.lines), None)
     if lines is not None:
         figure.legend(*lines.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
@@ -271,24 +306,3 @@ def draw_ranks(axes: Axes, judged: Judged) -> None:
         ylabel="difference from uniform",
         title=f"{pairs} pairs, {judged.ranked} samples each",
     )
-
-
-def _draw_coverage(axes: Axes, judged: Judged) -> None:
-    points = [
-        (one.more["nominal"], one.effect, one.effect - one.low) for one in judged.findings if one.kind == "coverage"
-    ]
-    nominal, share, half = (np.array(values) for values in zip(*points, strict=True))
-    axes.errorbar(nominal, share, half, fmt="o", capsize=3)
-    axes.axline((0.5, 0.5), slope=1, color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="intervals that should hold so many", ylabel="share of truths held", xlim=(0.5, 1), ylim=(0.5, 1))
-
-
-def _draw_widths(axes: Axes, judged: Judged) -> None:
-    found = [one for one in judged.findings if one.kind == "width"]
-    places = np.arange(len(found))
-    middle = np.array([one.effect for one in found])
-    bars = [middle - [one.low for one in found], [one.high for one in found] - middle]
-    axes.errorbar(middle, places, xerr=np.maximum(bars, 0), fmt="o", capsize=3)
-    axes.axvline(1.0, color="black", linestyle="--", linewidth=1)
-    axes.set_yticks(places, [one.where for one in found])
-    axes.set(xlabel="standard deviation over the exact one")

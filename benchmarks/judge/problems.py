@@ -44,8 +44,9 @@ SHIPPED = CONFIGS / "problem"
 SEEN = 0.5
 """A direction is measured if its singular value is at least this share of the largest."""
 MOST_NUMBERS = 1_000_000
-NAMED_ONLY = "digits-*"
-"""Problems that are judged only where they are named: most samplers refuse operators that are not linear."""
+NAMED_ONLY = ("digits-*", "ct-*")
+"""Problems that are judged only where they are named: most samplers refuse operators that are not linear; and those of
+one field of science."""
 TOP, LOWEST = 100.0, 1e-3
 """Levels between which truths are drawn, as far as a prior has them; numbers of an image are about 1."""
 
@@ -528,6 +529,10 @@ def shipped(folder: Path = SHIPPED) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def _named_only(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in NAMED_ONLY)
+
+
 def chosen(wanted: Sequence[str], allow_local: bool = False) -> list[Problem]:
     """Problems by name, by pattern (``toon-*``), or by the path of a file.
 
@@ -538,7 +543,7 @@ def chosen(wanted: Sequence[str], allow_local: bool = False) -> list[Problem]:
     """
     there = shipped()
     files: dict[Path, None] = {}
-    for one in wanted or [name for name in there if not fnmatch.fnmatchcase(name, NAMED_ONLY)]:
+    for one in wanted or [name for name in there if not _named_only(name)]:
         found = [path for name, path in there.items() if fnmatch.fnmatchcase(name, one)]
         if not found and Path(one).suffix in (".yaml", ".yml"):
             found = [Path(one)]

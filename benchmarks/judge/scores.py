@@ -28,6 +28,7 @@ from benchmarks.judge.statistics import (
     over_measurements,
     spread_test,
 )
+from posterior.metrics.distribution import leave_one_out_scores
 
 BOOTSTRAP = 1000
 """Sets of images with replacement, for an interval."""
@@ -201,27 +202,14 @@ def scale_tests(images: Tensor) -> list[Finding]:
 
 
 def crps(images: Tensor) -> Tensor:
-    """Fair CRPS of each row with the others as samples, mean over an image's numbers: (K + 1, P, *S) -> (K + 1, P).
-
-    Gneiting and Raftery, JASA 102, 2007; fair: Ferro, Q. J. R. Meteorol. Soc. 140, 2014.
-    """
+    """Fair CRPS of each row with the others as samples, mean over an image's numbers: (K + 1, P, *S) -> (K + 1, P)."""
     flat = images.flatten(2)
-    return _scores(flat, 1) / flat.shape[2]
+    return leave_one_out_scores(flat.double(), 1) / flat.shape[2]
 
 
 def energy_score(images: Tensor) -> Tensor:
-    """Fair energy score of each row with the others as samples: (K + 1, P, *S) -> (K + 1, P); sources as of `crps`."""
-    return _scores(images.flatten(2), 2)
-
-
-def _scores(flat: Tensor, norm: float) -> Tensor:
-    """Mean distance to the others, less half the mean distance between two of them: (K + 1, P, D) -> (K + 1, P)."""
-    exact = "donot_use_mm_for_euclid_dist"
-    each = [torch.cdist(x.double(), x.double(), norm, exact).sum(dim=1) for x in flat.unbind(dim=1)]
-    to_others = torch.stack(each, dim=1)
-    count = len(flat) - 1
-    between = to_others.sum(dim=0) / 2 - to_others
-    return to_others / count - between / (count * (count - 1))
+    """Fair energy score of each row with the others as samples: (K + 1, P, *S) -> (K + 1, P)."""
+    return leave_one_out_scores(images.flatten(2).double(), 2)
 
 
 def score_test(name: str, scores: Tensor, seed: int = 0) -> Finding:

@@ -11,9 +11,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import lightning_cli
 from benchmarks.matrix.cells import Cell, cells, read_matrix
+from benchmarks.matrix.comparison import write_plan
 from benchmarks.matrix.report import write_matrix_report
 from posterior.errors import UserError
 from posterior.settings import config_file, overlaid
+from posterior.terminal import part_of_more, remark
 
 
 def rank() -> int:
@@ -64,6 +66,8 @@ def matrix(
         trainer = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         settings["shared"] = overlaid(settings["shared"], {"trainer": trainer})
     found = list(cells(settings, limit))
+    if rank() == 0:
+        write_plan(Path(settings["dir"]), ((cell.task, cell.sampler, cell.seed) for cell in found))
     failures = run_cells(found, allow_local)
     if rank() != 0:
         return
@@ -82,11 +86,12 @@ def run_cells(found: Sequence[Cell], allow_local: bool = False) -> dict[str, Use
         done = cell.name in finished
         if rank() == 0:
             told = ": finished already" if done else ""
-            print(f"[{number}/{len(found)}] {cell.name}{told}", file=sys.stderr, flush=True)
+            remark(f"[{number}/{len(found)}] {cell.name}{told}")
         if done:
             continue
         try:
-            run_cell(cell, allow_local)
+            with part_of_more():
+                run_cell(cell, allow_local)
         except (UserError, OSError) as error:
             if cell.distributed:  # the others may be elsewhere: all have to stop
                 raise

@@ -16,7 +16,7 @@ import lightning_cli
 from benchmarks.tools.building import built
 from posterior.checks import MOST_SAMPLES, MOST_SIDE, real, whole
 from posterior.errors import UserError
-from posterior.files import say, write_whole
+from posterior.files import write_whole
 from posterior.listing import is_run
 from posterior.operators import MaskInpainting
 from posterior.operators.base import OperatorFamily
@@ -27,6 +27,7 @@ from posterior.settings import conformed, read_settings
 from posterior.settings.places import named_file
 from posterior.shell import Parser, in_words
 from posterior.shipped import near
+from posterior.terminal import say_result
 
 TASKS = ("inpainting", "super_resolution", "deblurring", "denoising")
 SIGMA_Y = 0.05
@@ -96,7 +97,7 @@ def try_command(arguments: Sequence[str]) -> None:
         raise UserError(in_words(error)) from error
     page = folder / "report.html"
     if page.is_file():
-        say(f"look at {page}")
+        say_result(f"look at {page}")
 
 
 def check_belongs(options: Any) -> None:
@@ -184,7 +185,7 @@ def photo_data(picture: Image.Image, size: tuple[int, int] | None, options: Any,
     if (width, height) != picture.size:
         larger = width > box[2] - box[0]
         told = f"enlarged to {height}x{width}, and restored" if larger else f"{height}x{width} of it is restored"
-        say(f"{options.photo.name} is {picture.height}x{picture.width}: {told}")
+        say_result(f"{options.photo.name} is {picture.height}x{picture.width}: {told}")
     return data_settings("ImageFolder", file, operator, options), files
 
 

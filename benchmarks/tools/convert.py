@@ -21,9 +21,9 @@ from posterior.shell import Parser
 NETWORKS = {
     "SongUNet": "posterior.priors.SongUNet",
     "DhariwalUNet": "posterior.priors.DhariwalUNet",
-    "UNet": "training.networks_edm2.UNet",
+    "UNet": "posterior.priors.EDM2UNet",
 }
-"""Theirs -> the class that a configuration names; EDM2's is in a clone of its repository alone."""
+"""Theirs -> the class that a configuration names; EDM2 calls its own UNet."""
 PRECONDITIONINGS = ("EDMPrecond", "Precond")
 """EDM's own, and EDM2's; the other ones of EDM's repository are those of older papers."""
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -129,5 +129,3 @@ def convert_command(arguments: Sequence[str]) -> None:
     print(f"{output}: the weights; {output.with_suffix('.json')}: the prior (--model.prior takes it)")
     if "num_classes" in settings:
         print(f"It has {settings['num_classes']} classes: --model.prior.init_args.label says which one is sampled.")
-    if settings["network"]["class_path"] == NETWORKS["UNet"]:
-        print("Its network's code is not here: put a clone of NVlabs/edm2 on PYTHONPATH, and say --allow-local.")

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 
+from benchmarks.__main__ import run as command
 from benchmarks.judge import FromFunction, judge, read_problem
 from benchmarks.judge.command import contestant_of, judge_command, of_settings
 from benchmarks.judge.planted import DISTANCE, NUMBERS, PLANTED, WIDTH, Planted, cheap_problem, judged_planted
@@ -429,7 +430,9 @@ def test_what_is_no_sampler_is_one_line():
         judge(Planted(), [cheap_problem()], TINY, device="nowhere")
     assert "\n" not in str(caught.value)
     mistyped = of_settings("mine", {"class_path": "DPS", "judge": {"two-mode": {"scale": 1.0}}})
-    with pytest.raises(UserError, match="mine: judge: no problem fits 'two-mode'; there are digits-inpainting, digits"):
+    with pytest.raises(
+        UserError, match="mine: judge: no problem fits 'two-mode'; there are ct-sparse, digits-inpainting"
+    ):
         judge({"mine": mistyped}, [cheap_problem()], TINY)
     with pytest.raises(UserError, match="is no sampler"):
         judge(3, [cheap_problem()], TINY)  # type: ignore[arg-type]
@@ -490,10 +493,17 @@ def test_the_command_judges_and_leaves_its_report(tmp_path, capsys, monkeypatch)
     findings = found["samplers"][0]["problems"][0]["findings"]
     assert {"distance", "shift", "width", "shares", "coverage", "spread", "rank"} == {one["kind"] for one in findings}
     assert all(one["detectable"] > 0 for one in findings if one["kind"] in ("width", "shares"))
-    page = (out / "judge.html").read_text()
+    page = (out / "report.html").read_text()
     assert page.count("<img") == 2
-    assert "http" not in page
+    assert not re.search(r"""(src|href)=['"](?!data:)""", page)  # nothing outside the file
+    assert '<p class="verdict">exact: No difference from the posterior found on any of 2 problems.</p>' in page
+    for kind in ("Width: ", "Shares of modes: ", "Distance to the posterior "):
+        assert page.count(f"<figcaption>{kind}") == 2
+    assert "dps\n  mine, two-modes: DPS(schedule=RespacedSigmas(respacing=" in page.partition("<pre")[2]
+    assert f"report: {out / 'report.html'}" in told
     assert "| mine | No difference found" in (out / "judge.md").read_text()
+    command("judge", [*asked, "--problems", f"{path},two-modes", "--quiet"])
+    assert capsys.readouterr() == (f"report: {out / 'report.html'}\n", "")
     for wrong, line in (
         (["--problems", "nothing"], "there is no problem 'nothing'"),
         (["--budget", "huge"], "there is no budget 'huge'"),

@@ -14,9 +14,11 @@ import yaml
 from PIL import Image
 
 import lightning_cli
+from benchmarks.__main__ import run as command
 from benchmarks.matrix.cells import cells, overlaid, read_matrix, read_settings
 from benchmarks.matrix.matrix import matrix
-from benchmarks.matrix.report import Estimate, Result, metric_rows, paired_rows, sweeps
+from benchmarks.matrix.report import sweeps
+from benchmarks.matrix.results import Estimate, Result, metric_rows, paired_rows
 from posterior import UserError
 from posterior.priors import GaussianFieldPrior
 from tests.test_cli import FIELD, write_images
@@ -133,8 +135,13 @@ def test_a_matrix_runs_reports_and_skips_what_is_finished(small, tmp_path, monke
         assert float(row["psnr"]) == pytest.approx(metrics["psnr"]["mean"], rel=1e-5)
         assert float(row["psnr_half95"]) == pytest.approx(12.706 * metrics["psnr"]["sem"], rel=1e-3)  # t, 1 degree
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<figure>") == 12 + 1  # grids, and the step sizes
-    assert not re.search(r"""(src|href)=['"](?!data:)""", page)  # nothing outside the file
+    assert page.count('<section class="image"') == 2 * 2 * 2  # of each task and seed
+    assert page.count('<figure class="plot"') == 1  # the step sizes
+    assert not re.search(r"""src=['"](?!data:)""", page)  # nothing outside the file
+    linked = re.findall(r'href="([^"]*)"', page)
+    assert len(linked) == 12
+    assert all((tmp_path / "out" / place).is_file() for place in linked)
+    assert linked[0] == "inpainting/exact/seed_0/report.html"
     assert "16 pictures of measurements compared between samplers, all the same" in page
     assert "| sr | fast | exact | " in (tmp_path / "out" / "table.md").read_text()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
@@ -144,6 +151,8 @@ def test_a_matrix_runs_reports_and_skips_what_is_finished(small, tmp_path, monke
     error = capsys.readouterr().err
     assert error.count("finished already") == 11
     assert "[11/12] sr / slow / seed 1\n" in error or "sr / slow / seed 1\n" in error
+    command("matrix", ["--config", str(small), "--quiet"])
+    assert capsys.readouterr() == (f"report: {tmp_path / 'out' / 'report.html'}\n", "")
     changed = {path.parent.parent.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"slow"}
 

@@ -158,11 +158,15 @@ def test_quality_against_cost_is_paired_cached_and_completed(prior, tmp_path, ro
     assert table.read_text() == first
     assert "chains from" not in capsys.readouterr().err  # nothing was drawn again
 
-    everything = cost(prior, output, table, **settings)
+    drawn = ["DPS", "kinetic", "first order", "paper", "smoothed"]
+    everything = cost(prior, output, table, only=drawn, **settings)
     assert {row.method for row in everything} == {"DPS 4", "kinetic 10", "first order 10", "paper 5", "smoothed 5"}
+    few = settings | {"num_faces": 1, "mean_faces": 0}
+    ships = [row for row in cost(prior, output, table, only=["conditional"], **few) if row.method == "conditional 122"]
+    assert [(row.forward, row.backward, row.samples) for row in ships] == [(122.0, 0.0, 1)] * 3
     paper = next(row for row in everything if row.method == "paper 5")
     assert paper.backward == 4  # of the DPS start
-    report = capsys.readouterr().out
+    report = capsys.readouterr().out.split("| task | method |")[1]
     assert report.count("+0.0 +- 0.0") == 6  # DPS beside itself, L2 and the mean's, three tasks
     assert (output / "cost.png").stat().st_size > 1000
     with pytest.raises(UserError, match="no method is called"):

@@ -131,6 +131,19 @@ def test_undersampled_kspace_is_no_truth(tmp_path, coils, lines, axis):
         data.read("a/slice_001")
 
 
+@pytest.mark.parametrize("lines", [slice(0, 12), slice(0, 6), slice(-6, None)])
+@pytest.mark.parametrize("axis", [-1, -2])
+@pytest.mark.parametrize("side", [47, 48])
+def test_partial_fourier_is_no_truth(tmp_path, lines, axis, side):
+    """Six or seven eighths of the lines, from either edge on."""
+    kspace = phantoms(3, 0.01, side).clone()
+    kspace.transpose(-1, axis)[..., lines] = 0
+    data = volume(tmp_path, kspace)
+    what = "columns" if axis == -1 else "rows"
+    with pytest.raises(UserError, match=rf"of {side} {what} are zero, at one edge: partial Fourier"):
+        data.read("a/slice_001")
+
+
 def test_a_mask_says_that_kspace_is_undersampled(tmp_path):
     kspace, mask = phantoms()[:, 0], np.ones(48, dtype=bool)
     assert volume(tmp_path, kspace, mask=mask).read("a/slice_000").shape == (2, 48, 48)
@@ -141,6 +154,36 @@ def test_a_mask_says_that_kspace_is_undersampled(tmp_path):
     assert list(data.unusable) == ["a"]
     assert "is undersampled k-space (its 'mask' has zeros)" in data.unusable["a"]
     assert slices(tmp_path, key="reconstruction_rss").read("a/slice_000").shape == (2, 48, 48)
+
+
+def pattern(kind):
+    """Where k-space of 48x48 is measured: single points about a block, every other row and column, or also a block."""
+    seen = torch.rand(48, 48, generator=torch.Generator().manual_seed(0)) < 0.3
+    if kind != "points":
+        seen = torch.zeros(48, 48, dtype=torch.bool)
+        seen[::2, ::2] = True
+    if kind != "grid":
+        seen[18:30, 18:30] = True
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["points", "grid", "grid and block"])
+@pytest.mark.parametrize("coils", [1, 3])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_kspace_undersampled_in_both_directions_is_no_truth(tmp_path, kind, coils, noise):
+    kspace = phantoms(coils, noise) * pattern(kind)
+    data = volume(tmp_path, kspace[:, 0] if coils == 1 else kspace)
+    with pytest.raises(UserError, match=r"a\.h5, slice 1 is undersampled k-space .* has no true image"):
+        data.read("a/slice_001")
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (2, 48, 48)])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_mask_of_whole_lines_says_so_written_out_too(tmp_path, shape, axis):
+    mask = np.ones(shape, dtype=np.float32)
+    np.moveaxis(mask, axis, 0)[1::2] = 0
+    data = volume(tmp_path, phantoms(noise=0.01)[:, 0], mask=mask)
+    assert "is undersampled k-space (its 'mask' has zeros)" in data.unusable["a"]
 
 
 @pytest.mark.parametrize(("axes", "place"), [((-2, -1), "a corner"), ((-1,), "the middle of an edge"), ((-2,), "the")])
@@ -157,11 +200,13 @@ def test_ordinary_kspace_is_taken(tmp_path):
     generator = torch.Generator().manual_seed(0)
     padded = phantoms(noise=0.01)[:, 0].clone()
     padded[..., :6], padded[..., -6:] = 0, 0  # what scanners pad with
+    uneven = padded.clone()
+    uneven[..., -8:] = 0
     box = torch.zeros(2, 1, 48, 48)
     box[..., 12:36, 12:36] = 1
     noise = torch.randn(40, 12, 12, generator=generator, dtype=torch.complex64)
     shepp = centred_fft(to_complex(torch.stack([draw_phantom(n, 45, "shepp_logan") for n in range(2)])))
-    ordinary = [phantoms()[:, 0], phantoms(noise=3.0)[:, 0], padded, centred_fft(box)[:, 0], shepp[:, 0], noise]
+    ordinary = [phantoms()[:, 0], phantoms(noise=3.0)[:, 0], padded, uneven, centred_fft(box)[:, 0], shepp[:, 0], noise]
     for kspace in [*ordinary, centred_fft(torch.ones(2, 1, 16, 16))[:, 0]]:
         data = volume(tmp_path, kspace)
         for image_id in data.ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ from benchmarks.tools.convert import convert_edm, edm_settings
 from benchmarks.tools.recipe import fill_by_recipe
 from posterior import UserError
 from posterior.edm_pickle import SPARE_DISK, SPARE_MEMORY, read_pickle, write_arrays
-from posterior.priors import DhariwalUNet, EDMPrior, SongUNet
+from posterior.priors import DhariwalUNet, EDM2UNet, EDMPrior, SongUNet
 from posterior.reading import read_json, read_state
 from tests.formats import ROUNDING, UnitVariance, made, sampled, shipped
 
@@ -157,11 +159,11 @@ def published(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
     monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)
 
-    def write(network, preconditioning="EDMPrecond", inner="SongUNet", settings=SMALL, **attributes):
+    def write(network, preconditioning="EDMPrecond", inner="SongUNet", settings=SMALL, called="model", **attributes):
         whole = nn.Module()
         facts = {"sigma_data": 0.5, "sigma_min": 0, "sigma_max": float("inf"), "label_dim": 0}
         held = Persistent(preconditioning, whole, **(facts | attributes))
-        held.meta["state"]["_modules"]["model"] = Persistent(inner, network, _init_args=(), _init_kwargs=settings)
+        held.meta["state"]["_modules"][called] = Persistent(inner, network, _init_args=(), _init_kwargs=settings)
         path = tmp_path / "edm.pkl"
         path.write_bytes(pickle.dumps({"ema": held, "loss_fn": Marks(), "data": None}, protocol=4))
         return path
@@ -214,6 +216,28 @@ def test_classes_of_a_published_pickle_are_counted(published):
     assert state.keys() == network.state_dict().keys()
     found = edm_settings(facts, "x.safetensors")["init_args"]
     assert (found["num_classes"], found["sigma_max"], found["network"]["init_args"]) == (5, 60.0, settings)
+
+
+@torch.no_grad()
+def test_a_published_pickle_of_edm2_becomes_a_prior(tmp_path, published):
+    """It has no levels of its own, calls its network unet, and keeps weights of half precision."""
+    settings = {"img_resolution": 8, "img_channels": 4, "label_dim": 3, "model_channels": 16, "channel_mult": [1, 2]}
+    settings |= {"num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 16, "dropout": 0.1}
+    network = EDM2UNet(**settings).eval()
+    fill_by_recipe(network)
+    theirs = copy.deepcopy(network).half()
+    for module in theirs.modules():  # theirs has a list in its place
+        module._buffers.pop("resample_filter", None)
+    state, facts = in_this_process(published(theirs, "Precond", "UNet", settings, "unet", label_dim=3))
+    network.load_state_dict(state)
+    safetensors.torch.save_file(state, tmp_path / "edm2.safetensors")
+    (tmp_path / "edm2.json").write_text(json.dumps(edm_settings(facts, "edm2.safetensors")))
+    (tmp_path / "one.yaml").write_text("from: edm2.json\ninit_args: {label: 2}\n")
+    prior, x = made(tmp_path / "one.yaml"), images(2, 4, 8, 8)
+    assert (prior.sigma_min, prior.sigma_max, prior.channels, prior.size) == (0.002, 80.0, 4, (8, 8))
+    expected = EDMPrior(network, num_classes=3, label=2)
+    for sigma in (0.002, 0.5, 80.0):
+        assert torch.equal(prior.denoise(x, sigma), expected.denoise(x, sigma))
 
 
 def test_what_is_no_published_pickle_is_one_line(tmp_path, published, capsys):

@@ -208,7 +208,7 @@ def test_a_hubs_name_is_looked_up_in_its_cache(tmp_path, folder, monkeypatch):
         assert DiffusersPrior(name).fingerprint() == expected
     for name, told in {
         "hf://google/large": "hf://google/large is not in the cache .*, and nothing is downloaded here: run",
-        "hf://google/small@other": "small@other is not in the cache .* 'hf download google/small --revision other' wh",
+        "hf://google/small@other": "small@other is not in the cache .* 'posterior-sampling fetch hf://google/small@other'",
         "hf://small": "a name of the hub has the form hf://owner/name",
         "nowhere": "nowhere is not a folder",
     }.items():

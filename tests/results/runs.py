@@ -31,16 +31,16 @@ def psnr(number: int, sample: int) -> float:
     return 30.0 + (number * 7 + 3) % 10 + 0.2 * sample
 
 
-def pixels(number: int, name: str, side: int) -> np.ndarray:
-    """A picture's grey levels (side, side, 3) uint8."""
-    seed = [number, *name.encode()]
+def pixels(number: int, name: str, side: int, run: int = 0) -> np.ndarray:
+    """A picture's grey levels (side, side, 3) uint8; runs share the measurement and the truth."""
+    seed = [number, *name.encode(), *([run] if run and name not in ("measurement", "truth") else [])]
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def write_journal(
-    folder: Path, ids: Sequence[str], samples: int, cost: Mapping[str, float] = COST
+    folder: Path, ids: Sequence[str], samples: int, cost: Mapping[str, float] = COST, better: float = 0.0
 ) -> tuple[Journal, Session]:
-    """A journal of images that are complete."""
+    """A journal of images that are complete; PSNR is ``better`` by so much."""
     labels = [*range(samples), *(["mean"] if samples > 1 else [])]
     columns = {"sample": [*METRICS, *cost], "mean": [*METRICS, "coverage"]}
     versions = {"torch": "2.9"}
@@ -48,7 +48,7 @@ def write_journal(
     journal = Journal(folder / "journal")
     journal.begin(session.record() | {"session": 1})
     records = [
-        {"id": image_id, "sample": label, "psnr": psnr(number, label if isinstance(label, int) else samples)}
+        {"id": image_id, "sample": label, "psnr": better + psnr(number, label if isinstance(label, int) else samples)}
         | {"residual": 1.0 + 0.01 * number, "num_measured": 192, "session": 1}
         | (dict(cost) if isinstance(label, int) else {"coverage": COVERAGE[number % len(COVERAGE)]})
         for number, image_id in enumerate(ids)
@@ -58,20 +58,22 @@ def write_journal(
     return journal, session
 
 
-def write_pictures(folder: Path, number: int, samples: int, side: int = 16) -> None:
+def write_pictures(folder: Path, number: int, samples: int, side: int = 16, run: int = 0) -> None:
     """An image's pictures, of noise."""
     names = ["measurement", "truth", *(f"sample_{k:03d}" for k in range(samples))]
     for name in names + ["mean"] * (samples > 1):
-        save_png(pixels(number, name, side), folder / f"{name}.png")
+        save_png(pixels(number, name, side, run), folder / f"{name}.png")
     if samples > 1:
         save_png(std_colours(np.full((side, side), 0.1)), folder / "std.png")
 
 
-def write_run(folder: Path, ids: Sequence[str], samples: int = 4, side: int = 16, finished: bool = True) -> Path:
-    """A whole run; it was killed before its end, if it is not ``finished``."""
-    journal, session = write_journal(folder, ids, samples)
+def write_run(
+    folder: Path, ids: Sequence[str], samples: int = 4, side: int = 16, finished: bool = True, better: int = 0
+) -> Path:
+    """A whole run; it was killed before its end, if it is not ``finished``. Its samples differ by ``better``."""
+    journal, session = write_journal(folder, ids, samples, better=better)
     for number, image_id in enumerate(ids):
-        write_pictures(folder / "images" / image_id, number, samples, side)
+        write_pictures(folder / "images" / image_id, number, samples, side, better)
     (folder / "config.yaml").write_text(CONFIG)
     if finished:
         write_report(folder, journal, session)

@@ -19,8 +19,9 @@ from posterior.batch import Batch
 from posterior.errors import UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import RandomInpainting
-from posterior.results import report_page
-from posterior.results.report_page import TEMPLATE, leave_page, write_page
+from posterior.results import report_explorer, report_page
+from posterior.results.report_page import leave_page, write_page
+from posterior.results.report_shell import TEMPLATE
 from tests.results.runs import CONFIG, psnr, write_journal, write_pictures, write_run
 
 HOSTILE = [
@@ -67,8 +68,8 @@ def test_the_page_holds_every_picture_and_number(tmp_path):
         assert base64.b64encode(path.read_bytes()).decode() in page
     found = index(page)
     assert found["ids"] == ["a", "c", "sub/b"]
-    assert found["values"]["psnr"][0] == pytest.approx([psnr(0, 1.5), psnr(0, 0), psnr(0, 3)])
-    assert found["values"]["nfe_forward"] == [122] * 3
+    assert found["values"][0]["psnr"][0] == pytest.approx([psnr(0, 1.5), psnr(0, 0), psnr(0, 3)])
+    assert found["values"][0]["nfe_forward"] == [122] * 3
     assert found["measured"] == [192] * 3
     assert (
         "3 images, measured by SuperResolution (scale 4) with GaussianNoise (sigma_y 0.05); 4 samples of each by "
@@ -118,7 +119,7 @@ def test_a_run_that_was_killed_shows_what_is_there_and_says_so(tmp_path):
     page = write_page(folder).read_text()
     assert "This run has not come to its end. 2 images are complete. 1 more were begun" in page
     assert index(page)["ids"] == ["a", "b", "sub/begun"]
-    assert index(page)["values"]["psnr"][2] is None
+    assert index(page)["values"][0]["psnr"][2] is None
     assert "Its numbers are not in the journal" in page
 
 
@@ -192,15 +193,15 @@ def test_a_metric_that_is_no_number_costs_this_value_alone(tmp_path, value):
     assert text.count(least) == 1
     journal.write_text(text.replace(least, f'"psnr": {value}'))
     page = write_page(folder).read_text()
-    assert index(page)["values"]["psnr"] == [psnr(0, 1), pytest.approx([psnr(1, 0.5), psnr(1, 0), psnr(1, 1)])]
-    assert index(page)["values"]["residual"] == [1, 1.01]
+    assert index(page)["values"][0]["psnr"] == [psnr(0, 1), pytest.approx([psnr(1, 0.5), psnr(1, 0), psnr(1, 1)])]
+    assert index(page)["values"][0]["residual"] == [1, 1.01]
 
 
 def test_pictures_of_a_large_run_are_beside_the_page(tmp_path, monkeypatch):
     folder = write_run(tmp_path / "run", [f"{n}" for n in range(6)])
     one = sum(path.stat().st_size for path in (folder / "images" / "0").iterdir())
-    monkeypatch.setattr(report_page, "INSIDE_BYTES", int(2.5 * one))
-    monkeypatch.setattr(report_page, "BESIDE_BYTES", int(2.2 * one))
+    monkeypatch.setattr(report_explorer, "INSIDE_BYTES", int(2.5 * one))
+    monkeypatch.setattr(report_explorer, "BESIDE_BYTES", int(2.2 * one))
     page = write_page(folder).read_text()
     assert [index(page)[name] for name in ("inside", "readable")] == [2, 4]
     assert sorted(path.name for path in (folder / "report_files").iterdir()) == ["2.js", "3.js"]
@@ -341,8 +342,12 @@ def test_text_stands_out_from_its_ground_in_both_schemes():
         ]:
             assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
         assert contrast(colour["text"], colour["warn"]) >= 4.5
-        assert contrast(colour["edge"], colour["ground"]) >= 3  # of controls
+        for name in ("edge", "one", "two", "three", "four", "five", "six"):  # of controls, of methods
+            assert contrast(colour[name], colour["ground"]) >= 3, name
 
 
-def test_the_script_stays_small_enough_to_read():
+def test_the_script_stays_small_enough_to_read_and_is_the_only_one(root):
     assert len((TEMPLATE / "page.js").read_text().splitlines()) < 400
+    assert [path.name for path in TEMPLATE.glob("*.js")] == ["page.js"]
+    python = [*(root / "posterior").rglob("*.py"), *(root / "benchmarks").rglob("*.py")]
+    assert not [path for path in python if "addEventListener" in path.read_text(encoding="utf-8")]

@@ -18,8 +18,16 @@ from benchmarks.tools.recipe import fill_by_recipe
 from posterior import UserError
 from posterior.checks import real, whole
 from posterior.noise import GaussianNoise, PoissonNoise
-from posterior.operators import GaussianBlur, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
-from posterior.priors import DiffusionPrior, EmpiricalPrior, GaussianFieldPrior, GaussianMixturePrior, UNet
+from posterior.operators import FanBeam, GaussianBlur, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
+from posterior.priors import (
+    Decoder,
+    DiffusionPrior,
+    EmpiricalPrior,
+    GaussianFieldPrior,
+    GaussianMixturePrior,
+    LatentPrior,
+    UNet,
+)
 from posterior.samplers import (
     DAPS,
     DDIM,
@@ -39,9 +47,11 @@ from posterior.samplers import (
     ExactEmpirical,
     ExactGaussian,
     ExactMixture,
+    FilteredBackProjection,
     GeometricAnnealing,
     GeometricSigmas,
     HamiltonianSteps,
+    InLatents,
     KineticLangevin,
     LangevinSteps,
     Lasso,
@@ -89,6 +99,24 @@ def mixture() -> GaussianMixturePrior:
 def given(width: float = 0.0) -> EmpiricalPrior:
     """Some images, so many that two samples of a vague measurement are two of them."""
     return EmpiricalPrior(0.4 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)), width)
+
+
+class Mixed(Decoder):
+    """Latents as large as the images: channels mixed, and bent a little."""
+
+    channels, latent_channels, factor = 3, 3, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mixing", torch.tensor([[0.6, 0.6, 0.5], [0.8, -0.4, -0.4], [0.0, 0.7, -0.7]]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.einsum("cd,bdhw->bchw", self.mixing, z) + 0.1 * z.sin()
+
+
+def latents() -> LatentPrior:
+    """Of the field."""
+    return LatentPrior(field(), Mixed())
 
 
 @cache
@@ -182,6 +210,7 @@ ENTRIES = {
     ),
     "DDNMPlus, masks": Entry(DDNMPlus(FEW), network, 5),
     "JFPS": Entry(JFPS(FEW), field, 5, bad={"signal_std": 0.0}),
+    "InLatents": Entry(InLatents(DPS(RespacedSigmas(10), clip_denoised=False)), latents, 10, 10, PhaseRetrieval()),
     "LGD": Entry(
         LGD(RespacedSigmas(10), clip_denoised=False),
         field,
@@ -225,6 +254,9 @@ ENTRIES = {
     ),
     "TotalVariation": Entry(
         TotalVariation(num_steps=5), field, 0, family=BLUR, deterministic=True, bad={"weight": 0.0}
+    ),
+    "FilteredBackProjection": Entry(
+        FilteredBackProjection(), field, 0, family=FanBeam(6), deterministic=True, bad={"outside": float("nan")}
     ),
     "ExactGaussian": Entry(ExactGaussian(), field, 0, family=BLUR, stops_early=True, bad={"tolerance": 1.0}),
     "ExactMixture": Entry(ExactMixture(), mixture, 0),

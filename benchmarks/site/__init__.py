@@ -1,0 +1,1 @@
+"""The site that `make docs` builds from docs/: MkDocs calls the hooks here (mkdocs.yml)."""
