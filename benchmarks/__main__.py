@@ -64,6 +64,7 @@ BENCHMARKS = {
     "fairness": "benchmarks.truth.fairness:fairness",
     "gaussian-field": "benchmarks.truth.gaussian_field:gaussian_field",
     "judge-the-judge": "benchmarks.judge.planted:judge_the_judge",
+    "trajectory": "benchmarks.judge.trajectory:levels",
     "cost": "benchmarks.faces.cost:cost",
     "fit-gaussian": "benchmarks.faces.fit_gaussian:fit_gaussian",
     "fit-mixture": "benchmarks.faces.fit_mixture:fit_mixture",
@@ -71,6 +72,7 @@ BENCHMARKS = {
     "learned-prior": "benchmarks.faces.learned_prior:learned_prior",
     "step-size": "benchmarks.faces.step_size:step_size",
     "denoising": "benchmarks.photos.denoising:denoising",
+    "noise-level": "benchmarks.photos.noise_level:noise_level",
     "digit-classes": "benchmarks.digits.classes:digit_classes",
     "digit-classifier": "benchmarks.digits.classifier:digit_classifier",
     "digit-prior": "benchmarks.digits.prior:digit_prior",
@@ -168,9 +170,15 @@ def run(name: str, arguments: list[str]) -> None:
         raise
 
 
+def fits_images(words: list[str]) -> bool:
+    """Whether a command line is one of `fit --images`, which has options, and a help, of its own."""
+    return words[:1] == ["fit"] and any(word.split("=")[0] == "--images" for word in words)
+
+
 def main() -> None:
     """What the console script and `python -m benchmarks` do."""
-    begin(HELP)
+    of_pictures = fits_images(sys.argv[1:])
+    begin(HELP, [] if of_pictures else None)
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # a sampler of one's own lies here; last, so that it hides nothing
     name, *arguments = sys.argv[1:] or [""]
@@ -180,7 +188,7 @@ def main() -> None:
             told = f"{name} is part of {RENAMED[name]} now"
         print(f"error: {told}: posterior-sampling --help lists them", file=sys.stderr)
         sys.exit(2)
-    if name == "fit" and any(word.split("=")[0] == "--images" for word in arguments):
+    if of_pictures:
         run("fit --images", arguments)
     elif name in ("predict", "fit", "check"):
         load(name)()

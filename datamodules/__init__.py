@@ -3,6 +3,7 @@
 from datamodules.array import ImageArray
 from datamodules.base import ImageData, MeasuredData
 from datamodules.ct import CTPhantomImages, CTPhantoms, CTSlices
+from datamodules.drawn import DrawnData
 from datamodules.folder import ImageFolder
 from datamodules.idx import IdxImages, IdxImageSet
 from datamodules.mri import MRISlices, PhantomImages, Phantoms
@@ -12,7 +13,7 @@ from datamodules.recorded_kspace import RecordedKSpace
 from datamodules.scenes import BlackHole, Cells, Layers, Scene, SceneImages, Scenes, Vortices
 from datamodules.squares import SquareImages
 from datamodules.toon import ToonFaces
-from datamodules.training import FolderImages, ImageSet, ToonFaceImages, TrainingImages
+from datamodules.training import DrawnImages, FolderImages, ImageSet, ToonFaceImages, TrainingImages
 
 __all__ = [
     "BlackHole",
@@ -20,6 +21,8 @@ __all__ = [
     "CTPhantoms",
     "CTSlices",
     "Cells",
+    "DrawnData",
+    "DrawnImages",
     "FolderImages",
     "IdxImageSet",
     "IdxImages",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
+from datamodules.drawn import DrawnData
 from datamodules.mri import Kind, draw_phantom
-from datamodules.toon import check_numbers
-from datamodules.training import ImageSet
-from posterior.checks import MOST_SIDE, whole
+from datamodules.training import DrawnImages
+from posterior.checks import MOST_SIDE, choice, whole
 from posterior.errors import UserError
 from posterior.listing import File, list_files
 from posterior.noise import Likelihood
@@ -34,7 +34,7 @@ def draw_attenuation(index: int, size: int, kind: Kind = "ellipses") -> Tensor:
     return 2 * draw_phantom(index, size, kind, phase=0.0)[:1] - 1
 
 
-class CTPhantoms(ImageData):
+class CTPhantoms(DrawnData):
     """Phantoms number ``start`` to ``start + count - 1``, (1, size, size); see `draw_attenuation`.
 
     Args:
@@ -50,8 +50,10 @@ class CTPhantoms(ImageData):
         limit: only the first so many images, for smoke runs.
 
     Raises:
-        UserError: if a number is out of range; naming an image, if scikit-image is not installed.
+        UserError: if a number is out of range or the kind another; naming an image, if scikit-image is not installed.
     """
+
+    prefix = "phantom"
 
     def __init__(
         self,
@@ -66,18 +68,15 @@ class CTPhantoms(ImageData):
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
-        super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        check_numbers("CTPhantoms", size, start, count)
-        self.size, self.start, self.count, self.kind = size, start, count, kind
+        super().__init__(operator, likelihood, size, start, count, seed, batch_size, num_workers, limit)
+        choice("CTPhantoms", "kind", kind, Kind)
+        self.kind = kind
 
-    def list_ids(self) -> list[str]:
-        return [f"phantom_{index:06d}" for index in range(self.start, self.start + self.count)]
-
-    def read(self, image_id: str) -> Tensor:
-        return draw_attenuation(int(image_id.removeprefix("phantom_")), self.size, self.kind)
+    def draw(self, number: int) -> Tensor:
+        return draw_attenuation(number, self.size, self.kind)
 
 
-class CTPhantomImages(ImageSet):
+class CTPhantomImages(DrawnImages):
     """The same phantoms for `fit`, or to fit a closed form to, drawn when they are asked for.
 
     Args:
@@ -87,15 +86,13 @@ class CTPhantomImages(ImageSet):
         kind: ``ellipses`` or ``shepp_logan``.
 
     Raises:
-        UserError: if a number is out of range.
+        UserError: if a number is out of range or the kind another.
     """
 
     def __init__(self, size: int = 64, start: int = 0, count: int = 10000, kind: Kind = "ellipses") -> None:
-        check_numbers("CTPhantomImages", size, start, count)
-        self.size, self.start, self.count, self.kind = size, start, count, kind
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(size, start, count)
+        choice("CTPhantomImages", "kind", kind, Kind)
+        self.kind = kind
 
     def image(self, index: int) -> Tensor:
         return draw_attenuation(self.start + index, self.size, self.kind)

@@ -258,10 +258,13 @@ def _samples(line: np.void, path: Path) -> np.ndarray:
 
 
 def _prescan(noise: np.ndarray, image: np.ndarray, times: np.ndarray, path: Path) -> np.ndarray | None:
-    """Numbers of noise scans as large as the image's noise: variance goes with 1 / dwell time and 1 / averages."""
+    """Numbers of noise scans as large as the image's noise, on average over its columns.
+
+    Variance goes with 1 / dwell time and 1 / averages, of which each column (``times``) may have its own number.
+    """
     if not len(noise):
         return None
     dwell = [float(lines["head"]["sample_time_us"][0]) for lines in (noise, image)]
     ratio = dwell[0] / dwell[1] if min(dwell) > 0 else 1.0
     numbers = np.concatenate([_samples(line, path).ravel() for line in noise])
-    return numbers.astype(np.complex128) * (ratio / times[times > 0].mean()) ** 0.5
+    return numbers.astype(np.complex128) * (ratio * (1 / times[times > 0]).mean()) ** 0.5

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
-from datamodules.toon import check_numbers
-from datamodules.training import ImageSet
-from posterior.checks import MOST_SIDE, real, whole
+from datamodules.drawn import DrawnData
+from datamodules.training import DrawnImages
+from posterior.checks import MOST_SIDE, choice, real, whole
 from posterior.errors import UserError
 from posterior.images import EXTENSIONS, load_image
 from posterior.listing import File, NothingFound, list_files
@@ -92,7 +92,7 @@ def _ellipses(side: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(inside, picture.clip(0.05, 1.0), 0.0)
 
 
-class Phantoms(ImageData):
+class Phantoms(DrawnData):
     """Phantoms number ``start`` to ``start + count - 1`` as complex images (2, size, size); see `draw_phantom`.
 
     Args:
@@ -109,8 +109,10 @@ class Phantoms(ImageData):
         limit: only the first so many images, for smoke runs.
 
     Raises:
-        UserError: if a number is out of range or scikit-image is not installed.
+        UserError: if a number is out of range, the kind is another or scikit-image is not installed.
     """
+
+    prefix = "phantom"
 
     def __init__(
         self,
@@ -126,18 +128,15 @@ class Phantoms(ImageData):
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
-        super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        _check_phantoms("Phantoms", size, start, count, phase)
-        self.size, self.start, self.count, self.kind, self.phase = size, start, count, kind, phase
+        super().__init__(operator, likelihood, size, start, count, seed, batch_size, num_workers, limit)
+        _check_phantoms("Phantoms", kind, phase)
+        self.kind, self.phase = kind, phase
 
-    def list_ids(self) -> list[str]:
-        return [f"phantom_{index:06d}" for index in range(self.start, self.start + self.count)]
-
-    def read(self, image_id: str) -> Tensor:
-        return draw_phantom(int(image_id.removeprefix("phantom_")), self.size, self.kind, self.phase)
+    def draw(self, number: int) -> Tensor:
+        return draw_phantom(number, self.size, self.kind, self.phase)
 
 
-class PhantomImages(ImageSet):
+class PhantomImages(DrawnImages):
     """The same phantoms for `fit`, drawn when they are asked for.
 
     Args:
@@ -148,28 +147,27 @@ class PhantomImages(ImageSet):
         phase: largest phase in radians, >= 0.
 
     Raises:
-        UserError: if a number is out of range or scikit-image is not installed.
+        UserError: if a number is out of range, the kind is another or scikit-image is not installed.
     """
 
     def __init__(
         self, size: int = 64, start: int = 0, count: int = 10000, kind: Kind = "ellipses", phase: float = 1.0
     ) -> None:
-        _check_phantoms("PhantomImages", size, start, count, phase)
-        self.size, self.start, self.count, self.kind, self.phase = size, start, count, kind, phase
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(size, start, count)
+        _check_phantoms("PhantomImages", kind, phase)
+        self.kind, self.phase = kind, phase
 
     def image(self, index: int) -> Tensor:
         return draw_phantom(self.start + index, self.size, self.kind, self.phase)
 
-    def all(self) -> Tensor:
-        """All of them, (count, 2, size, size)."""
-        return torch.stack([self.image(index) for index in range(self.count)])
 
+def _check_phantoms(who: str, kind: Kind, phase: float) -> None:
+    """Check what decides a phantom beside its number, and that it can be drawn.
 
-def _check_phantoms(who: str, size: int, start: int, count: int, phase: float) -> None:
-    check_numbers(who, size, start, count)
+    Raises:
+        UserError: if the kind is another, the phase out of range, or scikit-image, which draws phantoms, not installed.
+    """
+    choice(who, "kind", kind, Kind)
     real(who, "phase", phase, least=0, most=1000)
     needed("skimage", who)
 

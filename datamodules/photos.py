@@ -18,9 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.base import ImageData
-from datamodules.toon import check_numbers
-from datamodules.training import ImageSet
-from posterior.checks import MOST_SIDE, whole
+from datamodules.training import DrawnImages
+from posterior.checks import MOST_SIDE, choice, whole
 from posterior.errors import UserError
 from posterior.images import from_pixels
 from posterior.noise import Likelihood
@@ -114,7 +113,7 @@ def turned_hue(pixels: Tensor, angle: float) -> Tensor:
     return grey + math.cos(angle) * (pixels - grey) + math.sin(angle) * cross
 
 
-class PhotoCrops(ImageSet):
+class PhotoCrops(DrawnImages):
     """Crops of photographs, number ``start`` to ``start + count - 1``: a number decides all of a crop.
 
     Photograph, place, scale (0.4 to 1.5, antialiased), mirroring, quarter turns, gamma and hue are random. A grey
@@ -127,19 +126,18 @@ class PhotoCrops(ImageSet):
         count: number of crops, >= 1; drawing one takes 3 ms, and nothing is kept.
 
     Raises:
-        UserError: if a number is out of range; when loading, if the extra ``photos`` is not installed.
+        UserError: if a number is out of range or the split another; when loading, if the extra ``photos`` is not
+            installed.
     """
 
     def __init__(self, split: Split = "training", size: int = 96, start: int = 0, count: int = 10000) -> None:
-        check_numbers("PhotoCrops", size, start, count)
-        self.split, self.size, self.start, self.count = split, size, start, count
+        super().__init__(size, start, count)
+        choice("PhotoCrops", "split", split, Split)
+        self.split = split
         self.pictures: list[Image.Image] = []
 
     def load(self) -> None:
         self.pictures = [read_picture(photo.located(), "photograph") for photo in SPLITS[self.split]]
-
-    def __len__(self) -> int:
-        return self.count
 
     def image(self, index: int) -> Tensor:
         generator = stream(0, f"photo crop/{self.start + index}", -1, "crop")
@@ -179,8 +177,8 @@ class Photographs(ImageData):
         limit: only the first so many images, for smoke runs.
 
     Raises:
-        UserError: if a number is out of range, the extra ``photos`` is not installed, or a photograph is smaller than
-            a piece, or than ``short_side``.
+        UserError: if a number is out of range, the split is another, the extra ``photos`` is not installed, or a
+            photograph is smaller than a piece, or than ``short_side``.
     """
 
     def __init__(
@@ -196,6 +194,7 @@ class Photographs(ImageData):
         limit: int | None = None,
     ) -> None:
         super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
+        choice("Photographs", "split", split, Split)
         whole("Photographs", "size", size, 8, MOST_SIDE)
         if short_side is not None:
             whole("Photographs", "short_side", short_side, size, MOST_SIDE)

@@ -10,9 +10,8 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData
-from datamodules.toon import check_numbers
-from datamodules.training import ImageSet
+from datamodules.drawn import DrawnData
+from datamodules.training import DrawnImages
 from posterior.checks import real
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
@@ -139,7 +138,7 @@ class Layers(Scene):
         return scipy.ndimage.gaussian_filter(picture, size / 64, mode="nearest")
 
 
-class Scenes(ImageData):
+class Scenes(DrawnData):
     """Pictures number ``start`` to ``start + count - 1`` of a scene, (1, size, size).
 
     Args:
@@ -158,6 +157,8 @@ class Scenes(ImageData):
         UserError: if a number is out of range.
     """
 
+    prefix = "scene"
+
     def __init__(
         self,
         scene: Scene,
@@ -171,18 +172,14 @@ class Scenes(ImageData):
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
-        super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        check_numbers("Scenes", size, start, count)
-        self.scene, self.size, self.start, self.count = scene, size, start, count
+        super().__init__(operator, likelihood, size, start, count, seed, batch_size, num_workers, limit)
+        self.scene = scene
 
-    def list_ids(self) -> list[str]:
-        return [f"scene_{index:06d}" for index in range(self.start, self.start + self.count)]
-
-    def read(self, image_id: str) -> Tensor:
-        return self.scene.image(int(image_id.removeprefix("scene_")), self.size)
+    def draw(self, number: int) -> Tensor:
+        return self.scene.image(number, self.size)
 
 
-class SceneImages(ImageSet):
+class SceneImages(DrawnImages):
     """The same pictures for `fit`, or to fit a closed form to, drawn when they are asked for.
 
     Args:
@@ -196,11 +193,8 @@ class SceneImages(ImageSet):
     """
 
     def __init__(self, scene: Scene, size: int = 32, start: int = 0, count: int = 10000) -> None:
-        check_numbers("SceneImages", size, start, count)
-        self.scene, self.size, self.start, self.count = scene, size, start, count
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(size, start, count)
+        self.scene = scene
 
     def image(self, index: int) -> Tensor:
         return self.scene.image(self.start + index, self.size)

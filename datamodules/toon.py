@@ -18,11 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import ImageData
-from posterior.checks import MOST_IMAGES, MOST_SIDE, whole
+from datamodules.drawn import DrawnData
 from posterior.errors import UserError
-from posterior.noise import Likelihood
-from posterior.operators.base import OperatorFamily
 from posterior.random import stream
 
 RENDER_SIDE = 128
@@ -120,18 +117,7 @@ def render_toon_face(index: int, size: int) -> tuple[Tensor, dict[str, Any]]:
     return torch.nn.functional.avg_pool2d(image, factor)[0] / 127.5 - 1, drawn["options"] | {"tones": tones}
 
 
-def check_numbers(who: str, size: int, start: int, count: int) -> None:
-    """Side in pixels, first number and how many, of images that are made by number.
-
-    Raises:
-        UserError: if one is out of range.
-    """
-    whole(who, "size", size, 8, MOST_SIDE)
-    whole(who, "start", start, 0, MOST_IMAGES)
-    whole(who, "count", count, 1, MOST_IMAGES)
-
-
-class ToonFaces(ImageData):
+class ToonFaces(DrawnData):
     """Toon faces number ``start`` to ``start + count - 1``, rendered when they are asked for.
 
     Args:
@@ -149,25 +135,11 @@ class ToonFaces(ImageData):
         UserError: if a number is out of range or the extra ``faces`` is not installed.
     """
 
-    def __init__(
-        self,
-        operator: OperatorFamily,
-        likelihood: Likelihood,
-        size: int = 64,
-        start: int = 0,
-        count: int = 16,
-        seed: int = 0,
-        batch_size: int = 1,
-        num_workers: int = 0,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(operator, likelihood, seed, batch_size, num_workers, limit)
-        check_numbers("ToonFaces", size, start, count)
-        self.size, self.start, self.count = size, start, count
+    prefix = "toon"
 
     def list_ids(self) -> list[str]:
         require_renderer()
-        return [f"toon_{index:06d}" for index in range(self.start, self.start + self.count)]
+        return super().list_ids()
 
-    def read(self, image_id: str) -> Tensor:
-        return render_toon_face(int(image_id.removeprefix("toon_")), self.size)[0]
+    def draw(self, number: int) -> Tensor:
+        return render_toon_face(number, self.size)[0]

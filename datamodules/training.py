@@ -19,7 +19,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from datamodules.toon import check_numbers, render_toon_face, require_renderer
+from datamodules.drawn import check_numbers
+from datamodules.toon import render_toon_face, require_renderer
 from posterior.checks import MOST_BATCH, MOST_IMAGES, MOST_SIDE, MOST_WORKERS, whole
 from posterior.errors import UserError
 from posterior.images import ImageFile, from_pixels, list_images, load_image, to_pixels
@@ -71,7 +72,27 @@ class ImageSet(Dataset[tuple[Tensor, int]], ABC):
         return torch.stack(images)
 
 
-class ToonFaceImages(ImageSet):
+class DrawnImages(ImageSet):
+    """Base of images that are drawn, numbers ``start`` to ``start + count - 1``: image i of the set is ``start + i``.
+
+    Args:
+        size: side in pixels, >= 8.
+        start: first number, >= 0: give training and validation other ones.
+        count: number of pictures, >= 1.
+
+    Raises:
+        UserError: naming the class, if a number is out of range.
+    """
+
+    def __init__(self, size: int, start: int, count: int) -> None:
+        check_numbers(type(self).__name__, size, start, count)
+        self.size, self.start, self.count = size, start, count
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class ToonFaceImages(DrawnImages):
     """Toon faces number ``start`` to ``start + count - 1``, rendered once and kept as 8-bit pixels.
 
     Args:
@@ -85,8 +106,8 @@ class ToonFaceImages(ImageSet):
     """
 
     def __init__(self, size: int = 32, start: int = 0, count: int = 1000, cache: Path = Path("cache/toon")) -> None:
-        check_numbers("ToonFaceImages", size, start, count)
-        self.size, self.start, self.count, self.cache = size, start, count, Path(cache)
+        super().__init__(size, start, count)
+        self.cache = Path(cache)
         self.pixels = np.empty((0, 3, size, size), dtype=np.uint8)
 
     def files(self) -> dict[int, Path]:
@@ -132,9 +153,6 @@ class ToonFaceImages(ImageSet):
         self.prepare()
         self.load()
         return from_pixels(self.pixels)
-
-    def __len__(self) -> int:
-        return self.count
 
     def image(self, index: int) -> Tensor:
         return from_pixels(self.pixels[index])

@@ -1,9 +1,10 @@
-"""Numbers that a person has set: refused in one line where they make no sense, before memory or time is asked for."""
+"""What a person has set: refused in one line where it makes no sense, before memory or time is asked for."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Sized
+from typing import Any, get_args
 
 from posterior.errors import UserError
 
@@ -110,6 +111,23 @@ def length(who: str, name: str, value: Sized, least: int, most: int) -> None:
     """
     if not least <= len(value) <= most:
         raise UserError(f"{who}: {name} must have {least} to {most} entries, got {len(value)}")
+
+
+def choice(who: str, name: str, value: object, words: Any) -> None:
+    """Refuse a word that is none of a ``Literal`` type, such as one that is spelt otherwise.
+
+    Args:
+        who: the class, as the message names it.
+        name: of the setting.
+        value: of the setting.
+        words: the type, e.g. ``Literal["ramp", "hann"]``.
+
+    Raises:
+        UserError: naming the words there are.
+    """
+    *others, last = get_args(words)
+    if value not in (*others, last):
+        raise UserError(f"{who}: {name} must be {', '.join(others)} or {last}, got {brief(value)}")
 
 
 def brief(value: object) -> str:

@@ -20,6 +20,8 @@ CONFIGURATIONS = ("config.json", "scheduler_config.json")
 """Of the network, and of the scheduler."""
 AUTOENCODERS = ("vae", "vqvae")
 """Folders of a latent pipeline's autoencoder."""
+TEXTS = "text_encoder"
+"""Folder of what tells a pipeline's network texts, or its first word where there are several."""
 
 
 def on_hub(path: Path) -> bool:
@@ -98,9 +100,14 @@ def needed(files: Sequence[str]) -> list[str]:
         files: paths in the repository: of a pipeline (``unet/``, ``scheduler/``, ``vae/``), or side by side.
 
     Raises:
-        UserError: naming what is missing, if it is no unconditional or class-conditional pipeline.
+        UserError: naming what is missing or too much, if it is no unconditional or class-conditional pipeline.
     """
     known = set(files)
+    if texts := [name for name in files if name.startswith(TEXTS)]:
+        raise UserError(
+            f"it has {texts[0]}: its network is told texts, and only unconditional or class-conditional "
+            "ones are read here"
+        )
     unet = "unet/" if f"unet/{CONFIGURATIONS[0]}" in known else ""
     scheduler = "scheduler/" if f"scheduler/{CONFIGURATIONS[1]}" in known else ""
     networks = [unet, *(f"{place}/" for place in AUTOENCODERS if f"{place}/{CONFIGURATIONS[0]}" in known)]

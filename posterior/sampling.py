@@ -23,12 +23,21 @@ from posterior.noise import GaussianNoise
 from posterior.operators.base import Operator, OperatorFamily
 from posterior.operators.function import Function, operator_of
 from posterior.priors.base import ClosedFormPrior, Prior
+from posterior.priors.latent import LatentPrior
 from posterior.reading import reason
 from posterior.samplers.base import Sampler
 from posterior.samplers.conditional import ConditionalDescent
+from posterior.samplers.in_latents import InLatents
 from posterior.settings import conformed, named_file, read_settings
 from posterior.settings.building import built
 from posterior.shipped import near
+from posterior.value_range import of_unit_range
+
+UNIT_RANGE = (
+    "y looks like a measurement of images in [0, 1], and images are in [-1, 1] here: it is bright, and has about half "
+    "of the contrast that this prior's images have under forward. If so, give 2 * y - forward(1) and 2 * sigma_y, or "
+    "leave both and give forward=lambda x: f((x + 1) / 2) (docs/measurements.md, which noise scale)"
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,11 @@ def sample(
     A sample depends on (seed, image id, its number) alone: not on batch_size, num_samples or the other rows of y. It is
     the one that ``posterior-sampling predict`` draws of that y with the same seed, id, prior and sampler.
 
+    A y that is surely of images in [0, 1] is a warning that names the factor 2; nothing is changed. Most such y are
+    found where there are two or more of little noise, about half of single ones
+    (`posterior.value_range.of_unit_range`). Where all of y is bright this takes up to 768 calls of the network before
+    sampling begins, which a line on standard error says; `cost` is without them.
+
     Args:
         y: measurements (N, ...), real, finite, without scaling: whatever f gives.
         forward: f. An operator of ours, or a family that draws nothing; or any differentiable function of images
@@ -102,7 +116,8 @@ def sample(
             Its network is put on the device, in eval mode, and its weights need no gradients from then on.
         num_samples: K of each image.
         sampler: likewise; None: that of ``sampler/conditional``, which takes all of the above. It clips its first
-            estimates to [-1, 1], except under a `ClosedFormPrior`, whose images may leave that range.
+            estimates to [-1, 1], except under a `ClosedFormPrior`, whose images may leave that range. Under a
+            `LatentPrior` it draws latents (`InLatents`, as ``sampler/in_latents``), which have no range.
         seed: of all random numbers.
         image_ids: N different names; None: "0", "1", ...
         image_shape: (C, H, W), where neither operator nor prior says it.
@@ -134,11 +149,18 @@ def sample(
     realised, y = _realised(forward, y, shape)
     measurement = Measurement(realised.restrict(y), realised, GaussianNoise(level))
     module = PosteriorSampling(known, chosen, num_samples, metrics=[]).to(y.device)
+    if of_unit_range(known, measurement, seed, batch_size):
+        warnings.warn(f"sample: {UNIT_RANGE}", stacklevel=2)
     return _drawn(module, Batch(ids, seed, measurement, None), batch_size)
 
 
 def recommended(prior: Prior) -> Sampler:
-    """What `sample` takes if it is not told: ``configs/sampler/conditional.yaml``, with its rule for exact priors."""
+    """What `sample` takes if it is not told: ``configs/sampler/conditional.yaml``, with its rule for exact priors.
+
+    For a prior of latents, ``configs/sampler/in_latents.yaml``.
+    """
+    if isinstance(prior, LatentPrior):
+        return InLatents(ConditionalDescent())
     return ConditionalDescent(clip_search=not isinstance(prior, ClosedFormPrior))
 
 

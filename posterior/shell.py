@@ -89,7 +89,10 @@ FIT_HELP = {
 }
 """The settings of `fit` that people use first."""
 
-USAGE = {"predict": ("draw posterior samples", PREDICT_HELP), "fit": ("train a prior", FIT_HELP)}
+USAGE = {
+    "predict": ("draw posterior samples", PREDICT_HELP),
+    "fit": ("train a prior (of a folder of pictures, in so many hours: fit --images FOLDER --help)", FIT_HELP),
+}
 
 
 def interrupted(signum: int, frame: Any) -> None:
@@ -130,10 +133,15 @@ def answer(arguments: Sequence[str], own_help: str = CLI_HELP) -> str | None:
     return None
 
 
-def begin(own_help: str = CLI_HELP) -> None:
-    """The first thing that a program does: from here on Ctrl-C is one line; a question is answered, and that is all."""
+def begin(own_help: str = CLI_HELP, asked: Sequence[str] | None = None) -> None:
+    """The first thing that a program does: from here on Ctrl-C is one line; a question is answered, and that is all.
+
+    Args:
+        own_help: what ``--help`` says.
+        asked: where a question may stand; None: in the program's arguments.
+    """
     signal.signal(signal.SIGINT, interrupted)
-    if (told := answer(sys.argv[1:], own_help)) is not None:
+    if (told := answer(sys.argv[1:] if asked is None else asked, own_help)) is not None:
         print(told)
         sys.exit(0)
 

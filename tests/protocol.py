@@ -154,7 +154,10 @@ def cost_is_counted(entry: Entry) -> None:
 
 
 def progress_is_observed(entry: Entry) -> None:
-    """Every stage calls ``observe`` with steps 1, 2, ..., its total, and the state of all rows."""
+    """Every stage calls ``observe`` with steps 1, 2, ..., its total, and the state of all rows.
+
+    What stands behind a comma in its name may change from step to step.
+    """
     seen: list[tuple[str, int, int, tuple[int, ...]]] = []
     entry.run(observe=lambda stage, step, total, x: seen.append((stage, step, total, tuple(x.shape))))
     assert seen, "observe was never called"
@@ -165,7 +168,8 @@ def progress_is_observed(entry: Entry) -> None:
     assert starts[:1] == [0], f"the first step is number {seen[0][1]}"
     for first, last in itertools.pairwise([*starts, len(seen)]):
         stage, _, total, _ = seen[first]
-        found = [(name, step, of) for name, step, of, _ in seen[first:last]]
+        stage = stage.partition(",")[0]
+        found = [(name.partition(",")[0], step, of) for name, step, of, _ in seen[first:last]]
         assert found == [(stage, step, total) for step in range(1, last - first + 1)], f"{stage}: {found}"
         assert entry.stops_early or last - first == total, f"{stage} ends at step {last - first} of {total}"
 

@@ -659,9 +659,9 @@ def test_progress_shows_images_and_steps(run, capsys, monkeypatch):
     monkeypatch.setattr(SamplingProgress, "__init__", lambda self: original(self, seconds_between_lines=0.0))
     run()
     lines = capsys.readouterr().err
-    assert "0 of 3 images done; annealed Langevin, step 29 of 29, " in lines
-    assert re.search(r"annealed Langevin, step 2 of 29, \S+ calls/s, about \d+ s left of this stage", lines)
-    assert "3 of 3 images done; batch sampled" in lines
+    assert re.search(r"0 of 3 images done, \S+ calls/s; annealed Langevin, level 2/30, step 1/29\n", lines)
+    assert re.search(r"0 of 3 images done, \S+ calls/s; annealed Langevin, level 30/30, step 29/29, ends in 0 s", lines)
+    assert re.search(r"3 of 3 images done, \S+ calls/s, about 0 s left; batch sampled", lines)
 
 
 def test_the_best_of_several_runs_is_reported_and_shown(run, capsys):

@@ -70,8 +70,13 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
     "physics_scattering": ["--model.num_samples", "2"],
     "physics_hole": ["--model.num_samples", "2"],
     "physics_closures": ["--model.num_samples", "2", f"{SAMPLER}.{RESPACING}", "3"],
-    "physics_stokes": [*FEW_LEVELS, "--model.num_samples", "2"],
-    "physics_waveform": ["--model.num_samples", "2", f"{SAMPLER}.{RESPACING}", "3"],
+    "physics_stokes": [
+        *("--model.num_samples", "2"),
+        *(f"{SAMPLER}.num_steps", "1", f"{SAMPLER}.inner_steps", "2"),
+        *(f"{SAMPLER}.warm_start.init_args.schedule.init_args.num_levels", "3"),
+        *(f"{SAMPLER}.warm_start.init_args.likelihood_step.init_args.num_steps", "3"),
+    ],
+    "physics_waveform": ["--model.num_samples", "2", f"{SAMPLER}.num_steps", "1", f"{SAMPLER}.inner_steps", "2"],
     "photos": [
         *("--model.num_samples", "1", f"{SAMPLER}.calls", "70"),
         *("--data.size", "64", "--data.short_side", "64"),

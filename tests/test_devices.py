@@ -107,6 +107,7 @@ from posterior.samplers import (
     Projection,
     ProximalDenoising,
     PublishedAnnealing,
+    RandomisedMaximumLikelihood,
     REDDiff,
     RespacedSigmas,
     ReverseDiffusion,
@@ -359,6 +360,12 @@ SAMPLERS = {
         "field",
         BLUR,
         {"finite?": 1, "random keys": 2, "spectrum": 2, "probe image": 2, "converged?": 1},
+    ),
+    "RandomisedMaximumLikelihood": (
+        lambda n: RandomisedMaximumLikelihood(n, 2),
+        "field",
+        PhaseRetrieval(),
+        {"finite?": 1, "random keys": 2, "spectrum": 2},
     ),
     "ExactMixture": (
         lambda n: ExactMixture(),

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import run
-from benchmarks.judge.calibrate import settings_of
-from benchmarks.tools.building import built
+from benchmarks.tools.building import built, settings_of
 from posterior import UserError
 from posterior.hub import hub_settings, needed
 from posterior.priors import DiffusersPrior, Prior
@@ -110,6 +109,8 @@ def test_only_what_is_read_is_needed():
         assert sorted(needed(latent + more)) == sorted(latent)
         with pytest.raises(UserError, match=rf"it has no {place}/diffusion_pytorch_model.safetensors"):
             needed([*whole, f"{place}/config.json"])
+    with pytest.raises(UserError, match=r"it has text_encoder/config\.json: its network is told texts"):
+        needed([*whole, *latent, "text_encoder/config.json"])
     flat = ["config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"]
     assert sorted(needed([*flat, "README.md"])) == sorted(flat)
     for missing in flat:

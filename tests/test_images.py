@@ -59,25 +59,73 @@ def test_other_modes_become_rgb(tmp_path, mode):
     assert load_image(save(tmp_path / "x.png", mode, colour=colour)).shape == (3, 6, 8)
 
 
-def test_sixteen_bits_are_refused(tmp_path):
-    path = tmp_path / "deep.png"
-    Image.fromarray(np.full((4, 4), 60000, dtype=np.uint16)).save(path)
+ORIENTATIONS = {
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    6: lambda pixels: np.rot90(pixels, -1),  # the camera was turned to the left
+    8: np.rot90,
+}
+"""Of EXIF 2.3, tag 0x0112: what makes a picture upright."""
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_picture_is_turned_as_its_camera_says(tmp_path, orientation):
+    pixels, exif = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(to_pixels(load_image(tmp_path / "x.png")), ORIENTATIONS[orientation](pixels))
+
+
+def test_colours_of_a_palette_and_of_print_are_kept(tmp_path):
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([1, 2, 3, 250, 120, 7])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "palette.png")
+    assert to_pixels(load_image(tmp_path / "palette.png")).tolist() == [[[1, 2, 3], [250, 120, 7]]]
+    save(tmp_path / "print.jpg", "CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    assert abs(to_pixels(load_image(tmp_path / "print.jpg")).astype(int) - [255, 0, 0]).max() <= 2
+
+
+def deep_png(path, kind, colours, alpha):
+    """A PNG file of 2x2 pixels with 16 bits a channel; an alpha channel is opaque."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, kind, 0, 0, 0)
+    row = b"\x00" + (b"\x12\x34" * colours + b"\xff\xff" * alpha) * 2
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "colours", "alpha"),
+    [(0, 1, 0), (2, 3, 0), (4, 1, 1), (6, 3, 1)],
+    ids=["grey", "RGB", "grey with alpha", "RGB with alpha"],
+)
+def test_sixteen_bits_are_refused(tmp_path, kind, colours, alpha):
+    deep_png(tmp_path / "deep.png", kind, colours, alpha)
+    with pytest.raises(
+        UserError, match=r"image .*deep\.png has more than 8 bits a channel, which are not read"
+    ) as caught:
+        load_image(tmp_path / "deep.png")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_deep_tiff_files_are_refused(tmp_path, kind):
+    Image.fromarray(np.full((4, 4), 200, dtype=kind)).save(tmp_path / "deep.png", format="TIFF")
     with pytest.raises(UserError, match="more than 8 bits"):
-        load_image(path)
+        load_image(tmp_path / "deep.png")
 
 
-def test_sixteen_bit_colours_are_refused(tmp_path):
-    path, row = tmp_path / "deep.png", b"\x00" + b"\x12\x34" * 6  # 2x2 pixels, 16 bits, RGB
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
-    )
-    with pytest.raises(UserError, match="more than 8 bits"):
-        load_image(path)
+def test_more_pixels_than_pillow_allows_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    save(tmp_path / "large.png", size=(20, 11))
+    with pytest.raises(UserError, match=r"image .*large\.png cannot be decoded \(Image size \(220 pixels\)") as caught:
+        load_image(tmp_path / "large.png")
+    assert "\n" not in str(caught.value)
 
 
 def test_linked_folders_are_read(tmp_path):

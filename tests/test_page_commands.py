@@ -1,7 +1,6 @@
 """Every command on every page: the program takes it as it stands, and it runs in small, unless a rule says why not.
 
-Those of the gallery's cards are parsed in test_site.py; their samplers and operators run in tests/samplers and
-tests/operators.
+Of a command within a sentence the program takes the options; it runs where it stands on a line of its own.
 """
 
 from __future__ import annotations
@@ -43,15 +42,21 @@ PARSED_ONLY = {
 }
 """Commands that are parsed and not run, and why."""
 BROUGHT = (
-    *("paper/", "ffhq256", "imagenet256_classes", "my_folder", "hf://", "edm-", "mine.pt", "ubyte.gz", "digits"),
-    *("scans", "FOLDER", "mine.yaml", "latent.yaml", "task.yaml", "my_problem.yaml"),
+    *("paper/", "ffhq256", "imagenet256_classes", "my_folder", "hf://", "edm-", "mine.pt", "ubyte.gz", "digits-"),
+    *("digits_conditional", "scans", "FOLDER", "mine.yaml", "latent.yaml", "prior/latent", "task.yaml"),
+    "my_problem.yaml",
 )
 """What the reader brings, downloads or makes first, as words of commands: those commands are parsed and not run."""
-LARGE = ("field", "toon-blur", "sampler/dps", "sampler/daps")
+LARGE = ("field", "toon-blur", "sampler/dps", "sampler/daps", "annealed_langevin_64", "sampler/fps_smc")
 """Words of commands of `judge` and `leaderboard` that stand for much work: parsed and not run."""
+DRAWN = ("GaussianSensing",)
+"""Operators that take seconds to draw, as words of `predict`: parsed and not run."""
+PARTS = ("predict --help", "--dps.model_config", "README.md: judge --budget quick")
+"""What a sentence has of a command: too little for the program, or for another parser (tests/test_dps_files.py)."""
 STANDS_FOR = {
     **{"P": "prior/toon_faces32", "T": "task/toon_inpainting", "S": "sampler/conditional"},
     "CONFIG": "demo/super_resolution_dps",
+    "F": "demo/super_resolution_dps",
 }
 """Placeholders of pages -> what a reader could write."""
 SMALL = {
@@ -62,13 +67,13 @@ SMALL = {
 }
 """Command -> what is laid over it; --problems only where it names none. Every budget is `TINY`."""
 FEW = {
-    "DPS": ["--model.sampler.schedule.respacing", "3"],
     "MySampler": ["--model.sampler.num_steps", "3"],
     "ConditionalDescent": ["--model.sampler.calls", "55", "--model.sampler.cycles", "0"],
-    "KineticLangevin": ["--model.sampler.schedule.num_levels", "5"],
-    "DAPS": ["--model.sampler.schedule.num_levels", "2", "--model.sampler.likelihood_step.num_steps", "2"],
+    "PnPDM": ["--model.sampler.num_iterations", "2", "--model.sampler.decay", "0.001"],
 }
 """Sampler -> a few steps of it."""
+STEPS = {"respacing": "3", "num_steps": "3", "schedule.num_levels": "5"}
+"""The end of a setting's name -> a few steps, in the settings of any sampler and of its parts."""
 TINY = Sizes(3, 10, 12, 4, sets=2)
 
 
@@ -101,6 +106,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("my_photographs", "pictures"):
         (folder / name).mkdir()
         Image.fromarray(pixels[0]).resize((48, 48)).save(folder / name / "a.png")
+    np.save(folder / "kernel.npy", np.full((3, 3), 1 / 9))
     np.savez(folder / "pictures.npz", images=pixels.transpose(0, 3, 1, 2), ids=["a"])
     np.save(folder / "pictures.npy", pixels)
     Image.fromarray(255 * (rng.random((64, 64)) < 0.5).astype(np.uint8)).save(folder / "mask.png")
@@ -127,6 +133,8 @@ def why_not(command: Command) -> str:
     """The rule by which a command is parsed and not run; empty: it runs."""
     name, *options = command.words
     line = " ".join(options)
+    if command.within:
+        return "within a sentence, where it may be a part of one"
     if name in PARSED_ONLY:
         return PARSED_ONLY[name]
     if brought := [word for word in BROUGHT if word in line]:
@@ -135,11 +143,13 @@ def why_not(command: Command) -> str:
         return "an experiment as it ships: tests/test_configs.py runs it in small"
     if name in ("judge", "leaderboard") and any(word in line for word in LARGE):
         return "much work; tests/benchmarks/test_judge.py"
+    if drawn := [word for word in DRAWN if word in line]:
+        return f"{drawn[0]} is a large matrix; tests/operators"
     return ""
 
 
 RUN = [command for command in ALL if not why_not(command)]
-PARSED = [command for command in ALL if why_not(command)]
+PARSED = [command for command in ALL if why_not(command) and not any(part in str(command) for part in PARTS)]
 
 
 def read(command: Command) -> list[str]:
@@ -163,8 +173,8 @@ def small(words: list[str]) -> list[str]:
     name, *options = words
     more = SMALL.get(name, [])
     if name == "predict":
-        sampler = conformed(read_command_line(options)[0], PREDICT)["model"]["sampler"]["class_path"]
-        more = [*more, *FEW.get(sampler.rpartition(".")[2], [])]
+        sampler = conformed(read_command_line(options)[0], PREDICT)["model"]["sampler"]
+        more = [*more, *FEW.get(sampler["class_path"].rpartition(".")[2], []), *few(sampler, "--model.sampler")]
     if name in ("judge", "leaderboard") and "--problems" in options:
         more = more[2:]
     if name == "leaderboard" and "--only" not in options:
@@ -174,11 +184,22 @@ def small(words: list[str]) -> list[str]:
     return [*words, *more]
 
 
+def few(part: dict, place: str) -> list[str]:
+    """Options that give a few steps to a part of a sampler, and to its parts, wherever its settings have a number."""
+    found = []
+    for name, value in part.get("init_args", {}).items():
+        where = f"{place}.{name}"
+        if isinstance(value, dict):
+            found += few(value, where)
+        found += [word for end, count in STEPS.items() if where.endswith(f".{end}") for word in (where, count)]
+    return found
+
+
 def test_pages_have_commands_and_most_of_them_run():
-    assert len(ALL) > 90
-    assert len(RUN) > len(ALL) / 3
+    assert len(ALL) > 150
+    assert len(RUN) > 0.45 * sum(not command.within for command in ALL)
     assert {command.words[0] for command in RUN} >= {*SMALL, "compare", "report", "summarise", "export", "configs"}
-    for names in (BROUGHT, LARGE):
+    for names in (BROUGHT, LARGE, DRAWN, PARTS):
         assert all(any(name in str(command) for command in ALL) for name in names)
     assert set(PARSED_ONLY) <= {*program.COMMANDS, *program.BENCHMARKS}
 

@@ -32,6 +32,7 @@ from posterior.samplers import ConditionalDescent, Sampler
 from posterior.sampling import recommended
 from posterior.settings import conformed, read_settings
 from posterior.shipped import CONFIGS
+from tests.latents import IMAGE_SHAPE, gaussian_latents
 
 SHAPE, SIGMA_Y = (3, 8, 8), 0.1
 
@@ -226,6 +227,20 @@ def test_what_is_recommended_is_the_shipped_file_which_clips_no_exact_prior(fiel
     network = ScoreNetworkPrior(torch.nn.Conv2d(3, 3, 3), 0.01, 10.0, "denoised")
     assert recommended(network) == shipped
     assert recommended(field) == replace(shipped, clip_search=False) == ConditionalDescent()
+
+
+def test_a_prior_of_latents_is_sampled_in_latents():
+    """By the sampler that ships for them, and into what its decoder can make."""
+    prior, y = gaussian_latents(), torch.zeros(1, 3, 2, 2)
+    given = {"forward": SuperResolution(2), "image_shape": IMAGE_SHAPE, "num_samples": 2}
+    found = drawn(prior, y, **given)
+    assert torch.equal(found.samples, drawn(prior, y, sampler="sampler/in_latents", **given).samples)
+    assert found.cost.nfe_forward == 121
+    weight, bias = prior.decoder.weight, prior.decoder.bias
+    seen = found.samples[0].flatten(1) - bias
+    torch.testing.assert_close(seen @ torch.linalg.pinv(weight).T @ weight.T, seen, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match=r"no denoiser of images.*: put the sampler into InLatents"):
+        drawn(prior, y, sampler=ConditionalDescent(), **given)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import sys
 import pytest
 
 import posterior
-from benchmarks.__main__ import BENCHMARKS, COMMANDS, HELP, load
+from benchmarks.__main__ import BENCHMARKS, COMMANDS, HELP, fits_images, load
+from benchmarks.__main__ import main as program
 from lightning_cli import main
 from posterior.shell import FIT_HELP, PREDICT_HELP, answer
 
@@ -85,6 +86,20 @@ def test_the_settings_that_help_shows_exist(command, shown, capsys):
     assert len(shown) <= 20
     for option in shown:
         assert re.search(rf"^ *(-\w[\w ]*, )?{re.escape(option)}\b", told, flags=re.MULTILINE), option
+
+
+@pytest.mark.parametrize("images", [["--images", "pictures"], ["--images=pictures"]], ids=["word", "equals"])
+def test_the_help_of_fit_with_pictures_is_its_own(images, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["posterior-sampling", "fit", *images, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(option in told for option in ("--images", "--hours", "--size", "--output"))
+    assert "--data.training" not in told
+    for command in (["fit", "--help"], ["probe", *images, "--help"]):
+        assert not fits_images(command)
+    assert "fit --images FOLDER --help" in answer(["fit", "--help"])
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,36 @@ def test_the_time_that_is_left_comes_from_the_calls_of_what_is_done(clock):
 
     for number in range(1, 11):
         step("reverse diffusion", number, 10, 20)
-    assert told[0] == ["0 of 4 images done", "reverse diffusion, step 1 of 10, 10 calls/s"]
-    assert told[4][1] == "reverse diffusion, step 5 of 10, 10 calls/s, about 10 s left of this stage"
+    assert told[0] == ["0 of 4 images done, 10 calls/s", "reverse diffusion, step 1/10"]
+    assert told[4] == ["0 of 4 images done, 10 calls/s", "reverse diffusion, step 5/10, ends in 10 s"]
     batch = SimpleNamespace(ids=["a", "b"], failed={})
     progress.on_predict_batch_end(None, None, None, batch, 0)
-    assert told[-1] == ["2 of 4 images done", "batch sampled, 10 calls/s, about 20 s left"]
+    assert told[-1] == ["2 of 4 images done, 10 calls/s, about 20 s left", "batch sampled"]
     step("reverse diffusion", 1, 10, 20)
-    assert told[-1][1].endswith("10 calls/s, about 18 s left")
+    assert told[-1] == ["2 of 4 images done, 10 calls/s, about 18 s left", "reverse diffusion, step 1/10"]
+
+
+def test_a_stage_says_its_level_and_goes_on_from_level_to_level(clock, monkeypatch):
+    """Four steps, two at each level, a second each; what a long run says fits a terminal of 80 columns."""
+    progress, told = SamplingProgress(0.0), []
+    progress.status = SimpleNamespace(tell=lambda *lines: told.append([text for _, text in lines]))
+    progress.total, progress.start = 50_000, clock.value
+    for number, level in enumerate((2, 2, 3, 3), start=1):
+        clock.value += 1
+        progress.on_step(f"annealed Langevin, level {level}/3", number, 4, torch.zeros(1, 1, 2, 2))
+    assert [stage for _, stage in told] == [
+        "annealed Langevin, level 2/3, step 1/4",
+        "annealed Langevin, level 2/3, step 2/4, ends in 2 s",
+        "annealed Langevin, level 3/3, step 3/4, ends in 1 s",
+        "annealed Langevin, level 3/3, step 4/4, ends in 0 s",
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress.status, clock.value = Status(first=0.0), progress.stage_start + 4998 * 45
+    progress.cost.forward = 10_000 * 8
+    progress.on_step("annealed Langevin, level 501/1000", 4999, 11_000, torch.zeros(1, 1, 2, 2))
+    progress.status.close()
+    said = sys.stderr.getvalue()
+    assert "annealed Langevin, level 501/1000, step 4999/11000, ends in 75.0 h" in said
+    assert "0 of 50000 images done, 0.356 calls/s" in said

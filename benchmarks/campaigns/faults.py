@@ -243,9 +243,7 @@ class Run:
     def said(self) -> list[str]:
         """The lines on stderr but for progress."""
         lines = self.stderr.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [
-            line for line in lines if line.strip() and not line.startswith(PROGRESS) and " images done; " not in line
-        ]
+        return [line for line in lines if line.strip() and not line.startswith(PROGRESS) and " images done" not in line]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from benchmarks.digits.picture import Panel, picture
 from benchmarks.judge.command import Progress, contestant_of, sample_work
 from benchmarks.judge.problems import Case, Problem, read_problem, shipped
 from benchmarks.judge.running import Contestant, Sampled, Sizes, run
+from benchmarks.judge.verdict import LEVEL
 from benchmarks.tools.html import pipes
 from datamodules import IdxImageSet
 from posterior.checks import MOST_IMAGES, MOST_SAMPLES, whole
@@ -159,14 +160,14 @@ class Counted:
     undecided: float
 
     HEAD = (
-        *("problem", "sampler", "measurements x samples", "shares off by (exact samples)", "p", "refuted at 1 %"),
-        *("invents", "drops", "improbable", "undecided"),
+        *("problem", "sampler", "measurements x samples", "shares off by (exact samples)", "p"),
+        *(f"refuted at {100 * LEVEL:g} %", "invents", "drops", "improbable", "undecided"),
     )
 
     def row(self) -> list[str]:
         """Of a table under `HEAD`."""
         test = self.test
-        refuted = sum(p < 0.01 for p in test.p_values)
+        refuted = sum(p < LEVEL for p in test.p_values)
         return [
             *(self.problem, self.sampler, f"{self.measurements} x {self.samples}"),
             *(f"{test.off:.2f} ({test.floor:.2f})", f"{test.pooled:.2g}", f"{refuted} of {self.measurements}"),
@@ -252,7 +253,7 @@ def digit_classes(
         measurements: of each problem, >= 1.
         samples: of each measurement, >= 2.
         shown: number of the measurement in the picture.
-        images, labels: idx files of other digits for the prior, such as all 60,000.
+        images, labels: idx files of other digits for the prior, such as all 60,000; both or none.
         width: w of the prior.
         held_out: idx file of digits that the prior does not have.
         output: folder of pictures, classes.md and samples.
@@ -265,8 +266,10 @@ def digit_classes(
     whole("digit-classes", "samples", samples, 2, MOST_SAMPLES)
     whole("digit-classes", "shown", shown, 0, measurements - 1)
     changes: dict[str, Any] = {"width": width}
-    if images is not None:
-        changes |= {"path": str(images.absolute()), "labels": None if labels is None else str(labels.absolute())}
+    if images is not None and labels is not None:
+        changes |= {"path": str(images.absolute()), "labels": str(labels.absolute())}
+    elif images is not None or labels is not None:
+        raise UserError("digit-classes: images and labels belong together: give both, or none")
     contestants = [contestant_of(name) for name in samplers]
     others, rows = IdxImageSet(held_out).all(), [list(Counted.HEAD)]
     for finite in [Finite.read(name, changes) for name in problems]:

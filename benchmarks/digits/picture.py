@@ -17,8 +17,8 @@ from posterior.images import to_pixels
 from posterior.measurement import Measurement
 from posterior.metrics.classifier import CLASSES
 
-COLUMNS, FRAME, ENLARGE = 8, 2, 1
-"""Of a sheet: images in a row, pixels of the frame around each, pixels of one of its own."""
+COLUMNS, FRAME = 8, 2
+"""Of a sheet: images in a row, pixels of the frame around each."""
 LEAST = 0.04
 """Share from which a bar's part has its class written on it."""
 
@@ -75,13 +75,12 @@ def sorted_sheet(samples: Tensor, classes: Tensor) -> np.ndarray:
     """Samples (N, C, H, W) in order of their classes, each in a frame of its class's colour, (H', W', 3) uint8."""
     order = classes.argsort(stable=True)
     frames = (255 * colours(classes[order])).round().astype(np.uint8)
-    height, width = (ENLARGE * side + 2 * FRAME for side in samples.shape[-2:])
+    height, width = (side + 2 * FRAME for side in samples.shape[-2:])
     sheet = np.full((-(-len(samples) // COLUMNS) * height, COLUMNS * width, 3), 255, dtype=np.uint8)
     for place, (image, frame) in enumerate(zip(samples[order], frames, strict=True)):
         top, left = place // COLUMNS * height, place % COLUMNS * width
         sheet[top : top + height, left : left + width] = frame
-        pixels = to_pixels(image).repeat(ENLARGE, axis=0).repeat(ENLARGE, axis=1)
-        sheet[top + FRAME : top + height - FRAME, left + FRAME : left + width - FRAME] = pixels
+        sheet[top + FRAME : top + height - FRAME, left + FRAME : left + width - FRAME] = to_pixels(image)
     return sheet
 
 

@@ -30,7 +30,7 @@ from benchmarks.judge.scores import Curves, band_energies, calibration_tests, st
 from benchmarks.judge.statistics import rank_tests
 from benchmarks.judge.verdict import FEWEST_PAIRS as FEWEST_JUDGED
 from benchmarks.judge.verdict import Judged, begun, correct, judge_samples, ranks_along
-from benchmarks.tools.building import built
+from benchmarks.tools.building import built, settings_of
 from posterior.checks import MOST_SIDE, whole
 from posterior.errors import UserError
 from posterior.files import write_whole
@@ -38,10 +38,8 @@ from posterior.metrics import Functional
 from posterior.noise import Likelihood
 from posterior.operators import OperatorFamily
 from posterior.priors import Prior
-from posterior.settings import Given, conformed, read_settings, read_yaml
-from posterior.settings.places import SUFFIXES, named_file
+from posterior.settings import conformed, read_yaml
 from posterior.shell import Parser
-from posterior.shipped import near
 from posterior.terminal import say_place, say_result
 
 FEWEST_PAIRS, FEWEST_SAMPLES = 16, 4
@@ -298,20 +296,6 @@ def judge_further(judged: Judged, sampled: Sampled, functionals: Sequence[Functi
     judged.findings += [*rank_tests(ranks, judged.ranked), *found]
     judged.shown = (sampled.ranked[0], images[0])
     return curves
-
-
-def settings_of(text: str, option: str) -> Any:
-    """What a file of settings holds, by its path or shipped name; a class by its name.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    path = named_file(text)
-    if path is None:
-        if "/" in text or text.endswith(SUFFIXES):
-            raise UserError(f"{option}: the file of settings {text} does not exist{near(text)}")
-        return {"class_path": Given(text)}
-    return read_settings(path)
 
 
 def calibrate_command(arguments: Sequence[str]) -> None:

@@ -25,8 +25,9 @@ Samples of one measurement above truths of several; ranks of the truth by functi
 of all numbers of an image, whose 95 % intervals are by images, since numbers of one image depend on each other:
 distribution function less the uniform one. Below: share of the truth's numbers in central intervals of the samples;
 TARP, the share of truths that are nearer to a random point than so many samples; error of the samples' mean against
-what their spread says, by bins of images. Dashed: an exact sampler. Under --recorded the held-out
-part of y stands for the truth."""
+what their spread says, by bins of images; sparsification, the error of the numbers of least spread against their share
+(dotted: of those of least error). Dashed: an exact sampler. Under --recorded the held-out part of y stands for the
+truth."""
 TARP = "distance to a random point"
 
 
@@ -81,6 +82,8 @@ def tables(judged: Judged, curves: Curves | None) -> list[tuple[str, list[list[s
     if curves is not None:
         found.append(("Coverage", curve_rows(["intervals that should hold", "hold"], curves.coverage)))
         found.append(("Spread and skill", curve_rows(["spread", "error of the mean"], curves.spread_skill)))
+        head = ["share of numbers, those of least spread", "error, over that of all"]
+        found.append(("Sparsification", curve_rows(head, curves.sparsification)))
     return found
 
 
@@ -104,9 +107,10 @@ def page(told: Sequence[str], judged: Judged, curves: Curves | None, limits: str
 
 
 def picture(judged: Judged, curves: Curves) -> Figure:
-    """Samples, ranks, pixel ranks; coverage, TARP, spread and skill."""
-    figure = Figure(figsize=(15, 9), layout="constrained")
-    (samples, ranks, pixels), (coverage, tarp, skill) = figure.subplots(2, 3)
+    """Samples, ranks, pixel ranks, coverage; TARP, spread and skill, sparsification."""
+    figure = Figure(figsize=(20, 9), layout="constrained")
+    (samples, ranks, pixels, coverage), (tarp, skill, sparse, empty) = figure.subplots(2, 4)
+    empty.set_axis_off()
     draw_samples(samples, judged)
     samples.set_xlabel("above: samples of one measurement; below: truths")
     draw_ranks(ranks, judged)
@@ -117,7 +121,10 @@ def picture(judged: Judged, curves: Curves) -> Figure:
     draw_tarp(tarp, judged)
     draw_curve(skill, curves.spread_skill, xlabel="spread", ylabel="error of the mean", fmt="o")
     skill.axline((float(curves.spread_skill.x[0]),) * 2, slope=1, color="black", linestyle="--", linewidth=1)
-    figure.legend(*ranks.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    draw_curve(sparse, curves.sparsification, xlabel="share of numbers, least spread", ylabel="error, over that of all")
+    sparse.plot(curves.sparsification_exact.x, curves.sparsification_exact.y, "--", color="black", linewidth=1)
+    sparse.plot(curves.sparsification_least.x, curves.sparsification_least.y, ":", color="black", linewidth=1)
+    empty.legend(*ranks.get_legend_handles_labels(), loc="center", fontsize="small")
     return figure
 
 

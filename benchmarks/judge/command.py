@@ -26,15 +26,14 @@ from benchmarks.judge.running import (
     run,
 )
 from benchmarks.judge.verdict import Judged, correct, judge_samples, summary
-from benchmarks.tools.building import built
+from benchmarks.tools.building import built, settings_at
 from posterior.checks import whole
 from posterior.errors import UserError
 from posterior.samplers import Sampler
-from posterior.settings import Given, conformed, file_digests, overlaid, read_settings
+from posterior.settings import Given, conformed, file_digests, overlaid
 from posterior.settings.classes import import_class
 from posterior.settings.places import SUFFIXES, named_file
 from posterior.shell import Parser
-from posterior.shipped import near
 from posterior.terminal import Status, duration, quietly, say_place, say_result
 
 BUDGETS = {
@@ -168,14 +167,17 @@ def sample_work(problem: Problem) -> float:
 
 
 class Progress:
-    """Says how far it is, how many samples a second it makes, and how long it will take (`Status`)."""
+    """Says how far it is, how many samples a second it makes, and how long it will take (`Status`).
+
+    Of no work it says nothing: nobody would end its bars.
+    """
 
     def __init__(self, total: float, quiet: bool) -> None:
         self.total = total
         self.done, self.before, self.each = 0.0, 0.0, 1.0
         self.rows, self.at = 0, ""
         self.start = time.monotonic()
-        with quietly(quiet):
+        with quietly(quiet or not total):
             self.status = Status(first=5.0)
 
     def begin(self, at: str, each: float) -> None:
@@ -203,6 +205,11 @@ class Progress:
 
 
 def budget_of(budget: str | Budget) -> Budget:
+    """One of `BUDGETS` by its name, or sizes of one's own.
+
+    Raises:
+        UserError: if there is none of the name.
+    """
     if isinstance(budget, Budget):
         return budget
     if budget not in BUDGETS:
@@ -286,11 +293,8 @@ def contestant_of(text: str, allow_local: bool = False) -> Contestant:
     label, equals, place = text.partition("=")
     if not equals:
         label, place = "", text
-    path = named_file(place)
-    if path is not None:
-        return of_settings(label or path.stem, read_settings(path), allow_local)
-    if place.endswith(SUFFIXES) or "/" in place:
-        raise UserError(f"--sampler: the file of settings {place} does not exist{near(place)}")
+    if named_file(place) is not None or place.endswith(SUFFIXES) or "/" in place:
+        return of_settings(label or Path(place).stem, settings_at(place, "--sampler"), allow_local)
     full, found = import_class(place, Sampler, "--sampler")
     name = label or full.rpartition(".")[2]
     if inspect.isfunction(found):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judge.command import BUDGETS, QUICK, budget_of, contestant_of, of_settings
+from benchmarks.judge.leaderboard_faces import AVERAGED
 from benchmarks.judge.leaderboard_page import sentences, write_board
 from benchmarks.judge.leaderboard_running import Entrant, leaderboard
 from benchmarks.judge.problems import Problem, chosen
@@ -32,6 +33,8 @@ PACKAGES = ("azula", "deepinv")
 """Whose code the samplers of `theirs` are."""
 FEW = 32
 """Numbers of an image up to which samplers are tuned where nothing else is said."""
+SECTIONS = ("judge", "leaderboard", "tune")
+"""What may stand beside the settings of a sampler."""
 LAST = "**"
 """A pattern of problems that every name fits, for settings that no other shall be laid over."""
 
@@ -44,13 +47,16 @@ def entrant_of(name: str, settings: Any, group: str, allow_local: bool = False) 
     that are tried, which go before what the ``judge`` section has.
 
     Raises:
-        UserError: if they are not those of a sampler, or settings of a budget have not the same number of values.
+        UserError: if they are not those of a sampler, a section has another name, or settings of a budget have not the
+            same number of values.
     """
     if isinstance(settings, dict) and "class_path" not in settings and isinstance(settings.get("model"), dict):
         settings = settings["model"].get("sampler")
     if not isinstance(settings, dict):
         same = of_settings(name, settings, allow_local)
         return Entrant(name, group, same, same)
+    if unknown := sorted(map(str, settings.keys() - {"class_path", "init_args", *SECTIONS})):
+        raise UserError(f"{name}: {unknown[0]} is no part of a sampler: class_path, init_args, {', '.join(SECTIONS)}")
     rest = {key: value for key, value in settings.items() if key not in ("leaderboard", "tune")}
     bare = {key: value for key, value in rest.items() if key != "judge"}
     if not isinstance(rest.get("init_args") or {}, dict):
@@ -132,7 +138,8 @@ def _of_this_version(entrant: Entrant) -> Entrant:
     def marked(one: Contestant) -> Contestant:
         return replace(one, digest=lambda problem: "-".join([one.digest(problem), *map(_version, PACKAGES)]))
 
-    return replace(entrant, judged=marked(entrant.judged), plain=marked(entrant.plain))
+    curve, tune = ({told: marked(one) for told, one in own.items()} for own in (entrant.curve, entrant.tune))
+    return replace(entrant, judged=marked(entrant.judged), plain=marked(entrant.plain), curve=curve, tune=tune)
 
 
 def _version(package: str) -> str:
@@ -195,7 +202,7 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
         help=f"those on which settings are chosen for each sampler, or false (those of at most {FEW} numbers)",
     )
     parser.add_argument("--faces", type=int, default=32, help="toon faces a task, a sample each; 0: none (32)")
-    parser.add_argument("--mean-faces", type=int, default=8, help="toon faces a task with eight samples each (8)")
+    parser.add_argument("--mean-faces", type=int, default=8, help=f"toon faces a task with {AVERAGED} samples each (8)")
     parser.add_argument("--allow-local", action="store_true", help="files may name classes that are not installed")
     options = parser.parse_args(list(arguments))
     whole("leaderboard", "seed", options.seed, 0, 2**63)

@@ -27,7 +27,9 @@ from posterior.shipped import CONFIGS
 PRIOR, HELD_OUT = CONFIGS / "prior" / "toon_faces32.yaml", CONFIGS / "data" / "toon_faces32.npz"
 TASKS = ("inpainting", "super_resolution")
 """Of configs/task."""
-MEASURES = {"l2": "L2", "lpips": "LPIPS", "residual": "residual", "l2_of_mean": "L2 of the mean of 8"}
+AVERAGED = 8
+"""Samples of a face whose mean is measured."""
+MEASURES = {"l2": "L2", "lpips": "LPIPS", "residual": "residual", "l2_of_mean": f"L2 of the mean of {AVERAGED}"}
 """What is measured, and what tables call it; the last of the faces with several samples."""
 
 

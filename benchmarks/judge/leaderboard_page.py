@@ -13,10 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogFormatter
 
-from benchmarks.judge.leaderboard_faces import MEASURES, FaceRow
+from benchmarks.judge.leaderboard_faces import AVERAGED, MEASURES, FaceRow
 from benchmarks.judge.leaderboard_running import (
     MOST_CALLS,
-    TUNING_SEED,
     Board,
     Choice,
     Point,
@@ -44,15 +43,15 @@ LEGEND = f"""\
 Order: problems on which a sampler is judged and not refuted, then the geometric mean of its medians of W2 / floor, then
 calls. In brackets: the worst measurement. "At equal cost" takes each sampler as it ships and, where its budget was
 varied, at every budget; verdicts are of samplers as they ship. At most {MOST_CALLS} calls a sample, forward and
-backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean of eight, as samplers
-ship; differences are paired over faces; no posterior is known there. "Their code": other libraries' code on our priors
-and operators runs with its own defaults, some of which clip at [-1, 1] where these posteriors leave it, and is not
-tuned unless a row says so. "Tuned": with the settings that were chosen for each problem (see Tuned); such rows stand
-below the sampler as it ships, and count neither in the order nor at equal cost."""
+backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean of {AVERAGED}, as
+samplers ship; differences are paired over faces; no posterior is known there. "Their code": other libraries' code on
+our priors and operators runs with its own defaults, some of which clip at [-1, 1] where these posteriors leave it, and
+is not tuned unless a row says so. "Tuned": with the settings that were chosen for each problem (see Tuned); such rows
+stand below the sampler as it ships, and count neither in the order nor at equal cost."""
 TUNED = """\
 Settings that each sampler was tried with: the nearest to the posterior by the median of W2 / floor is taken, of equal
-ones the first. Tried on half as many measurements as are reported, of another seed ({seed}), with half as many samples.
-In brackets: that median there; the reported one is in the tables."""
+ones the first. Tried on other measurements than those that are reported, half as many, with half as many samples. In
+brackets: that median there; the reported one is in the tables."""
 
 
 def write_board(folder: Path, board: Board, problems: Sequence[Problem]) -> None:
@@ -342,11 +341,6 @@ def _chosen(choice: Choice) -> str:
     return f"none: {choice.tried[0].failure}" if best is None else f"{best.setting} ({best.ratio:.2f})"
 
 
-def tuned_legend(board: Board) -> str:
-    """How settings were chosen."""
-    return TUNED.format(seed=board.seed + TUNING_SEED)
-
-
 def face_table(board: Board, task: str) -> list[list[str]]:
     """One task: head, then a row a sampler, the least error of the mean first."""
     ours = _row(board.faces, board.ours[0], task) if board.ours else None
@@ -387,7 +381,7 @@ def markdown(board: Board) -> str:
     for name in drawn_problems(board):
         lines += ["", f"![{caption(name)}](leaderboard-{name}.png)"]
     if board.tuned:
-        lines += ["", "## Tuned", "", tuned_legend(board), "", *html.pipes(tuned_rows(board))]
+        lines += ["", "## Tuned", "", TUNED, "", *html.pipes(tuned_rows(board))]
     lines += ["", *(f"- {line}" for line in failures(board))]
     for place, name in enumerate(one.problem for one in next(iter(board.found.values()))):
         lines += ["", f"## {name}", "", *html.pipes(problem_rows(board, place))]
@@ -405,7 +399,7 @@ def page(board: Board, problems: Sequence[Problem], pictures: dict[str, bytes]) 
     parts += [shell.element("h2", "At equal cost"), shell.table(equal_rows(board), "At equal cost", "words sortable")]
     parts += [shell.picture(content, "png", caption(name)) for name, content in pictures.items()]
     if board.tuned:
-        parts += [shell.element("h2", "Tuned"), shell.element("p", tuned_legend(board))]
+        parts += [shell.element("h2", "Tuned"), shell.element("p", TUNED)]
         parts.append(shell.table(tuned_rows(board), "Tuned", "words sortable"))
     parts += [shell.element("p", line) for line in failures(board)]
     tables = {f"{one.name}: {one.tells}": problem_rows(board, place) for place, one in enumerate(problems)}
@@ -476,7 +470,6 @@ def board_json(board: Board) -> dict[str, Any]:
             {
                 "sampler": one.sampler,
                 "problem": one.problem,
-                "seed": board.seed + TUNING_SEED,
                 "chosen": None if one.best is None else one.best.setting,
                 "tried": {point.setting: point.ratio if point.failure is None else None for point in one.tried},
             }

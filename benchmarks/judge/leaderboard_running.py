@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.judge.command import Progress, fitting, judge, sample_work, work
-from benchmarks.judge.leaderboard_faces import FaceRow, face_problems, face_rows
+from benchmarks.judge.leaderboard_faces import AVERAGED, FaceRow, face_problems, face_rows
 from benchmarks.judge.problems import Case, Problem
 from benchmarks.judge.running import Budget, Contestant, ExactSets, Sizes, device_here, run
 from benchmarks.judge.statistics import median_interval
@@ -19,8 +19,8 @@ from posterior.errors import UserError
 
 MOST_CALLS = 1000
 """Of a sample on a curve, forward and backward ones, of all particles."""
-TUNING_SEED = 1000
-"""What is added to the seed for the measurements on which settings are tried."""
+TUNING = "tuning"
+"""Purpose of the measurements on which settings are tried (`Sizes`), and the folder of what is kept of them."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def leaderboard(
         {one.name: one for one in (*(entrant.judged for entrant in entrants), *again)}, problems, budget, seed, *place
     ).found
     points = [one for problem in curves for one in curve(entrants, problem, budget.of(problem), seed, *place)]
-    plain, sizes = [one.plain for one in entrants], Sizes(mean_faces, 8, faces, 1, rows=16)
+    plain, sizes = [one.plain for one in entrants], Sizes(mean_faces, AVERAGED, faces, 1, rows=16)
     rows = face_rows(plain, tasks, metrics, sizes, seed, folder / "cells", device, quiet)
     return Board(
         budget.name,
@@ -228,13 +228,14 @@ def makeable(entrant: Entrant, problem: Problem) -> None:
 def tried(
     entrants: Sequence[Entrant], problem: Problem, sizes: Sizes, seed: int, folder: Path, device: str, quiet: bool
 ) -> list[Choice]:
-    """Every sampler with all that it is tried with, on half as many measurements of another seed, half as many samples.
+    """Every sampler with all that it is tried with, on half as many measurements, with half as many samples.
 
-    A problem's measurements are of the seed, so that none of these is reported.
+    The measurements are drawn for this purpose alone, so that none of them is reported, of any seed.
     """
-    half = replace(sizes, measurements=max(1, sizes.measurements // 2), samples=max(2, sizes.samples // 2))
+    few = max(1, sizes.measurements // 2), max(2, sizes.samples // 2)
+    half = replace(sizes, measurements=few[0], samples=few[1], purpose=TUNING)
     asked = [(one.name, told, contestant) for one in entrants for told, contestant in one.tune.items()]
-    found = distances(asked, problem, half, seed + TUNING_SEED, folder, device, quiet)
+    found = distances(asked, problem, half, seed, folder / TUNING, device, quiet)
     own = {one.name: [point for point in found if point.sampler == one.name] for one in entrants if one.tune}
     return [Choice(name, problem.name, points) for name, points in own.items()]
 

@@ -123,7 +123,7 @@ def _cell(finding: Finding | None) -> str:
 
 def finding_rows(judged: Judged) -> list[list[str]]:
     """Head, then a row a test."""
-    rows = [["test", "effect", "95 % interval", "p", "p, corrected", "found with probability 0.8"]]
+    rows = [["test", "effect", "95 % interval", "p", "p, corrected", f"found with probability {POWER:g}"]]
     for one, corrected in zip(judged.findings, judged.corrected, strict=True):
         reach = "-" if one.reach is None else f"{one.reach(judged.level):.3g}"
         rows.append(

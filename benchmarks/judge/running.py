@@ -62,6 +62,7 @@ class Sizes:
         ranked: K, samples of each pair.
         sets: exact sets of a measurement, of as many samples.
         rows: chains at a time.
+        purpose: of the measurements; those of another one are others, whatever the seed.
     """
 
     measurements: int
@@ -70,6 +71,7 @@ class Sizes:
     ranked: int
     sets: int = 4
     rows: int = 500
+    purpose: str = "compared"
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,8 @@ class Cell:
 def planned(problem: Problem, sizes: Sizes) -> Iterator[tuple[str, list[str], int]]:
     """The cells of a problem: (name, ids of cases, samples of each)."""
     for number in range(sizes.measurements):
-        yield f"compared-{number:04d}-{sizes.samples}", [f"{problem.name}/compared/{number}"], sizes.samples
+        ids = [f"{problem.name}/{sizes.purpose}/{number}"]
+        yield f"{sizes.purpose}-{number:04d}-{sizes.samples}", ids, sizes.samples
     together = max(1, sizes.rows // sizes.ranked)
     for start in range(0, sizes.pairs, together):
         ids = [f"{problem.name}/pair/{number}" for number in range(start, min(start + together, sizes.pairs))]
@@ -321,7 +324,7 @@ def run(
             cell = draw(contestant.name, sampler, problem, cases, count, seed, device)
             if path is not None:
                 cell.write(path)
-        compared = name.startswith("compared")
+        compared = name.startswith(sizes.purpose)
         found.add(*_blurred(problem, cell, cases, seed, compared), compared)
         told(count * len(ids))
     return found
@@ -473,6 +476,7 @@ def code_of(sampler: Any) -> str:
     """Digest of the code that decides what a sampler gives: its module's file, and `posterior` without other samplers.
 
     All of `posterior` counts, but for those files of `posterior/samplers` that nothing here can reach (`_unreached`).
+    Of a problem's truth it is the code that decides its exact samples.
     """
     files, whole = set(PACKAGE.rglob("*.py")) - _unreached(sampler), hashlib.blake2b(digest_size=8)
     for kind in _classes(sampler):
@@ -647,7 +651,7 @@ class ExactSets:
     """Exact samples of a problem's measurements, kept for all samplers.
 
     Args:
-        folder: where they are kept; None: nowhere.
+        folder: where they are kept, by the code that has drawn them; None: nowhere.
         seed: of measurements.
     """
 
@@ -669,7 +673,7 @@ class ExactSets:
         path = None
         if self.folder is not None:
             name = f"{problem.name}-{problem.digest}-{self.seed}"
-            path = self.folder / "exact" / name / f"{number}-{count}.npz"
+            path = self.folder / "exact" / code_of(problem.truth) / name / f"{number}-{count}.npz"
             cell = Cell.read(path)
             if cell is not None and cell.is_of([case], count):
                 return torch.from_numpy(cell.samples[:, 0])

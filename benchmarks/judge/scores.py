@@ -29,11 +29,14 @@ from benchmarks.judge.statistics import (
     spread_test,
 )
 from posterior.metrics.distribution import leave_one_out_scores
+from posterior.metrics.samples import sparsification
 
 BOOTSTRAP = 1000
 """Sets of images with replacement, for an interval."""
 BINS = 8
 """Of images by their spread, at most; each has as many at least."""
+SHARES = torch.arange(1, 21) / 20
+"""Of an image's numbers, at which a sparsification curve is drawn."""
 
 
 def stacked(pairs: Sequence[Case], ranked: Sequence[Tensor]) -> Tensor:
@@ -189,6 +192,32 @@ def spread_skill(images: Tensor) -> Curve:
     return Curve(x, y, *(np.array(ends) for ends in zip(*intervals, strict=True)))
 
 
+def sparsification_curves(images: Tensor) -> tuple[Curve, Curve, Curve]:
+    """Mean error of the samples' mean over the numbers of least spread, by their share; images are (K + 1, P, *S).
+
+    In units of the error of all numbers. Of the truth; of any row in its place, which is what an exact sampler has; and
+    of the truth where numbers are ordered by their errors themselves, the least there could be. The area between the
+    first and the last is `posterior.metrics.AUSE`.
+    """
+    rows = range(len(images))
+    found = [sparsification(images[[other for other in rows if other != row]], images[row]) for row in rows]
+    kept, best = found[0]
+    usual = torch.stack([of_row for of_row, _ in found]).mean(dim=0)
+    places = (SHARES.double() * kept.shape[1]).round().long().clamp_min(1) - 1
+    of_truth, exact, least = (_relative(curve[:, places].double().numpy()) for curve in (kept, usual, best))
+    return of_truth, exact, least
+
+
+def _relative(errors: np.ndarray) -> Curve:
+    """Mean over images of errors (P, shares), over the last, with its interval by images."""
+
+    def relative(drawn: np.ndarray) -> np.ndarray:
+        mean = drawn.mean(axis=-2)
+        return mean / np.maximum(mean[..., -1:], 1e-300)
+
+    return Curve(SHARES.numpy(), relative(errors), *bootstrapped(errors, relative))
+
+
 def scale_tests(images: Tensor) -> list[Finding]:
     """Error of the mean over spread, at each scale of a picture (K + 1, P, C, H, W); none of what is no picture."""
     if min(images.shape[-2:]) < PICTURE:
@@ -248,11 +277,15 @@ class Curves:
         pixels: pooled ranks of numbers: rank over K + 1, their distribution function less the uniform one.
         coverage: `coverage_curve`.
         spread_skill: `spread_skill`.
+        sparsification, sparsification_exact, sparsification_least: `sparsification_curves`.
     """
 
     pixels: Curve
     coverage: Curve
     spread_skill: Curve
+    sparsification: Curve
+    sparsification_exact: Curve
+    sparsification_least: Curve
 
 
 def pixel_curve(ranks: PixelRanks) -> Curve:
@@ -268,4 +301,5 @@ def calibration_tests(images: Tensor) -> tuple[list[Finding], Curves]:
     ranks = PixelRanks.of(images)
     found = [pooled_test(ranks), places_test(ranks), *scale_tests(images)]
     found += [score_test("CRPS", crps(images)), score_test("energy score", energy_score(images))]
-    return found, Curves(pixel_curve(ranks), coverage_curve(ranks), spread_skill(images))
+    curves = pixel_curve(ranks), coverage_curve(ranks), spread_skill(images), *sparsification_curves(images)
+    return found, Curves(*curves)

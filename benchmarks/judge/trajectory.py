@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.judge.problems import Case, Problem
+from benchmarks.judge.command import contestant_of
+from benchmarks.judge.problems import Case, Problem, chosen
 from benchmarks.judge.running import Exact
-from posterior.checks import MOST_STEPS, whole
+from benchmarks.tools.html import pipes
+from posterior.checks import MOST_IMAGES, MOST_SAMPLES, MOST_STEPS, whole
 from posterior.errors import UserError
 from posterior.priors import EmpiricalPrior
 from posterior.random import Streams, stream
-from posterior.samplers import Sampler, posterior_of
+from posterior.samplers import Sampler, SigmaSchedule, posterior_of
+from posterior.terminal import say_result
 
 SETS = 3
 """Exact sets at a level: three distances between two of them are the floor."""
@@ -84,6 +87,46 @@ def trajectory(
                 )
             found[step].append(Exact.of(exact, count).ratio(x))
     return [Instant(sigmas[step], float(np.median(values)), max(values)) for step, values in found.items()]
+
+
+def levels(
+    sampler: str = "sampler/dps_100",
+    problem: str = "digits-inpainting",
+    measurements: int = 5,
+    samples: int = 40,
+    every: int = 9,
+    seed: int = 0,
+) -> None:
+    """Print a table of `trajectory`: at which noise level a sampler's states leave the exact law of x_t given y.
+
+    Args:
+        sampler: a class, a file of settings or a shipped name; of a sampler with one step for each of its noise levels.
+        problem: name of a shipped problem under an `EmpiricalPrior`, or a file.
+        measurements: of it, >= 1.
+        samples: chains of each measurement, >= 2.
+        every: so many levels, >= 1, from one that is looked at to the next; the last one is looked at in any case.
+        seed: of measurements, chains and exact states.
+
+    Raises:
+        UserError: if a number is out of range, several problems are named, or the sampler has no noise levels; or as
+            `trajectory` does.
+    """
+    whole("trajectory", "measurements", measurements, 1, MOST_IMAGES)
+    whole("trajectory", "samples", samples, 2, MOST_SAMPLES)
+    whole("trajectory", "seed", seed, 0, 2**63)
+    found = chosen([problem])
+    if len(found) > 1:
+        raise UserError(f"--problem: {problem!r} names {len(found)} problems, it must be one")
+    one = found[0]
+    made = contestant_of(sampler).made(one)
+    schedule = getattr(made, "schedule", None)
+    if not isinstance(schedule, SigmaSchedule):
+        raise UserError(f"--sampler: {type(made).__name__} has no schedule of noise levels")
+    ids = [f"{one.name}/compared/{number}" for number in range(measurements)]
+    rows = [["level", "W2 / floor: median", "worst"]]
+    for instant in trajectory(made, schedule.sigmas(), one, ids, samples, seed, every):
+        rows.append([f"{instant.sigma:.3g}", f"{instant.ratio:.2f}", f"{instant.worst:.2f}"])
+    say_result("\n".join(pipes(rows)))
 
 
 def _states(sampler: Sampler, problem: Problem, case: Case, count: int, seed: int) -> list[Tensor]:

@@ -18,6 +18,7 @@ from benchmarks.matrix.results import PAIRED, Estimate, Result, differences_of, 
 from posterior.errors import UserError
 from posterior.files import write_whole
 from posterior.ids import natural
+from posterior.results.pictures import STD_SMOOTHING
 from posterior.results.report_explorer import Explorer, Group, Shown
 from posterior.results.report_folder import MAIN, Image, Picture, Run, read_run
 from posterior.results.report_page import NAME, rounded, write_page
@@ -31,8 +32,15 @@ PLAN = "cells.json"
 """In a matrix's folder: the task, sampler and seed of each of its cells."""
 SHARED = {"measurement": "measurement", "operator": "operator", "truth": "truth"}
 """Pictures that all methods share -> what they show."""
-OWN = {"": "sample 0", "_phase": "sample 0, phase", "_mean": "mean", "_std": "standard deviation"}
-"""What follows a method's number in the name of a picture of its -> what it shows."""
+SMOOTHED = f"smoothed by {STD_SMOOTHING:g} pixel"
+"""What the maps of standard deviations are."""
+OWN = {
+    "": "sample 0",
+    "_phase": "sample 0, phase",
+    "_mean": "mean of {}",
+    "_std": f"standard deviation of {{}}, {SMOOTHED}",
+}
+"""What follows a method's number in the name of a picture of its -> what it shows, of so many samples."""
 FILES = {"": "sample_000", "_phase": "sample_000_phase", "_mean": "mean", "_std": "std"}
 DRAWN = (*PAIRED, "residual", "coverage")
 """Metrics that are drawn."""
@@ -129,7 +137,7 @@ def explorer(folder: Path, tasks: Sequence[Task]) -> Explorer:
         found = {name: {image.id: image for image in run.images} for name, run in task.runs.items()}
         for image_id in task.ids():
             own = {methods.index(name): of[image_id] for name, of in found.items() if image_id in of}
-            images.append(_shown(number, image_id, own, methods, metrics))
+            images.append(_shown(number, image_id, own, groups[number], methods, metrics))
             for method, columns in enumerate(values):
                 for metric, column in columns.items():
                     column.append(rounded(own[method].value(metric)) if method in own else None)
@@ -143,22 +151,22 @@ def _group(folder: Path, task: Task, methods: Sequence[str]) -> Group:
     files = {name: (places[base], f"/{name}.png") for name in SHARED}
     for name, place in places.items():
         files |= {f"method_{methods.index(name)}{end}": (place, f"/{file}.png") for end, file in FILES.items()}
-    return Group(task.name, (places[base], f"/{MAIN}"), files, methods.index(base))
+    counts = [task.runs[name].session.samples_per_image if name in task.runs else None for name in methods]
+    return Group(task.name, (places[base], f"/{MAIN}"), files, counts, methods.index(base))
 
 
 def _shown(
-    group: int, image_id: str, own: Mapping[int, Image], methods: Sequence[str], metrics: Sequence[str]
+    number: int, image_id: str, own: Mapping[int, Image], group: Group, methods: Sequence[str], metrics: Sequence[str]
 ) -> Shown:
     measured = next((m for image in own.values() if (m := image.num_measured) is not None), None)
     thumbs = [image.folder / MAIN for image in own.values()]
     thumbs += [image.folder / "measurement.png" for image in own.values()]
-    named = {methods[number]: image for number, image in own.items()}
-    return Shown(
-        image_id, group, partial(_pictures, own, methods), partial(_numbers, image_id, named, metrics), thumbs, measured
-    )
+    named = {methods[method]: image for method, image in own.items()}
+    pictures, numbers = partial(_pictures, own, group, methods), partial(_numbers, image_id, named, metrics)
+    return Shown(image_id, number, pictures, numbers, thumbs, measured)
 
 
-def _pictures(own: Mapping[int, Image], methods: Sequence[str]) -> list[Picture]:
+def _pictures(own: Mapping[int, Image], group: Group, methods: Sequence[str]) -> list[Picture]:
     """Those that are there: of the measurement and the truth, then those of each method."""
     found = []
     for name, label in SHARED.items():
@@ -169,7 +177,8 @@ def _pictures(own: Mapping[int, Image], methods: Sequence[str]) -> list[Picture]
         for end, label in OWN.items():
             path = image.folder / f"{FILES[end]}.png"
             if path.is_file():
-                found.append(Picture(f"method_{number}{end}", f"{methods[number]}: {label}", path))
+                told = f"{methods[number]}: {label.format(group.samples[number])}"
+                found.append(Picture(f"method_{number}{end}", told, path))
     return found
 
 
@@ -197,6 +206,9 @@ def _section(folder: Path, task: Task) -> str:
     head, *rows = metric_rows(task.results)
     parts.append(table([head[1:], *(row[1:] for row in rows)], f"Means of {title}", "sortable"))
     parts.append('<p class="quiet">Means over images ± half a 95 % interval (Student\'s t).</p>')
+    counts = ", ".join(f"{name} {run.session.samples_per_image}" for name, run in task.runs.items())
+    told = f"Samples of each image: {counts}. Maps of the standard deviation over them are {SMOOTHED}."
+    parts.append(f'<p class="quiet">{html.escape(told)}</p>')
     parts.append(f'<div class="plots">{"".join(drawings(task.results))}</div>')
     head, *rows = paired_rows(task.results)
     if rows:

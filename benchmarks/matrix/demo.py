@@ -7,13 +7,17 @@ from pathlib import Path
 
 import lightning_cli
 from benchmarks.matrix.cells import Cell, cells, read_matrix
+from benchmarks.matrix.comparison import write_comparison, write_plan
 from benchmarks.matrix.matrix import run_cells
+from benchmarks.matrix.results import Result
 from posterior.errors import UserError
 from posterior.files import say
 from posterior.ids import natural
 from posterior.results.pictures import make_grid, picture_names
 from posterior.results.report import read_metrics
+from posterior.results.report_folder import read_run
 from posterior.results.table import cell as told
+from posterior.results.table import fitted
 from posterior.shipped import CONFIGS
 
 CONFIG = CONFIGS / "benchmark" / "demo.yaml"
@@ -22,6 +26,8 @@ TASKS = {
     "random_inpainting": "random inpainting",
     "gaussian_deblurring": "Gaussian deblurring",
 }
+SHORT = {"super_resolution": "4x super-res.", "random_inpainting": "inpainting", "gaussian_deblurring": "deblurring"}
+"""Task -> what stands above its columns of the table."""
 SAMPLERS = {"conditional": "conditional", "dps": "DPS"}
 
 
@@ -29,7 +35,7 @@ def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> No
     """Posterior samples of held-out toon faces under three tasks, and what DPS makes of the first one.
 
     Runs configs/benchmark/demo.yaml; the same command again goes on from what is there. Each run has a folder below
-    ``dir``; ``grid.png`` there shows all of them.
+    ``dir``; ``grid.png`` and ``report.html`` there show all of them.
 
     Args:
         dir: the folder.
@@ -41,15 +47,19 @@ def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> No
     """
     lightning_cli.quiet()
     found = list(cells(read_matrix(CONFIG, smoke=False) | {"dir": str(dir)}, limit))
+    write_plan(Path(dir), ((cell.task, cell.sampler, cell.seed) for cell in found))
     if failures := run_cells(found):
         name, reason = next(iter(failures.items()))
         raise UserError(f"{name}: {reason}")
     grid = Path(dir) / "grid.png"
     write_grid(found, faces, grid)
     say(f"\n{limit} held-out faces, means ± standard errors over them:")
-    for line in table(found):
-        say(line)
-    say("(resid.: ||y - A x|| over its noise, about 1 for the truth. NFE: network calls, forward + backward.)")
+    say(table(found))
+    say("resid.: ||y - A x|| over its noise, about 1 for the truth. NFE: network calls,")
+    say("forward + backward.")
+    results = [Result.of_run(*title(cell), cell.seed, read_run(cell.dir)) for cell in found]
+    lead = f"{limit} held-out toon faces under each task, noise 0.05, and what DPS makes of the first task."
+    say(f"page: {write_comparison(Path(dir), results, [lead])}")
     say(f"grid: {grid}")
 
 
@@ -70,23 +80,20 @@ def write_grid(found: Sequence[Cell], faces: int, path: Path) -> None:
     make_grid(rows, picture_names(num_samples, there, num_samples), path, least_side=96)
 
 
-def table(found: Sequence[Cell]) -> list[str]:
-    """The runs' metrics, a row each, under a head and a rule."""
-    columns = {  # of single samples, or of their mean
-        "PSNR, a sample": ("sample", "psnr"),
+def table(found: Sequence[Cell]) -> str:
+    """The runs' metrics to three digits, a column each, in 80 columns of text."""
+    metrics = {  # of single samples, or of their mean
+        "PSNR": ("sample", "psnr"),
         "PSNR, mean": ("mean", "psnr"),
         "LPIPS": ("sample", "lpips_alex_x2"),
         "resid.": ("sample", "residual"),
         "std": ("mean", "std"),
     }
-    rows = [["task", "sampler", *columns, "NFE"]]
+    columns = [["", "", *metrics, "NFE"]]
     for cell in found:
         report = read_metrics(cell.dir)
-        metrics, images = report["metrics"], report["images"]
-        values = [told(metrics[kind].get(name), images).replace("+-", "±") for kind, name in columns.values()]
-        calls = (f"{metrics['sample'][name]['mean']:.0f}" for name in ("nfe_forward", "nfe_backward"))
-        rows.append([*title(cell), *values, " + ".join(calls)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in padded]
+        known, images = report["metrics"], report["images"]
+        values = (told(known[kind].get(name), images, digits=3).replace("+-", "±") for kind, name in metrics.values())
+        calls = (f"{known['sample'][name]['mean']:.0f}" for name in ("nfe_forward", "nfe_backward"))
+        columns.append([SHORT[cell.task], SAMPLERS[cell.sampler], *values, " + ".join(calls)])
+    return fitted(list(zip(*columns, strict=True)))

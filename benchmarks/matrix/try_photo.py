@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import lightning_cli
-from benchmarks.tools.building import built
+from benchmarks.tools.building import built, settings_at
 from posterior.checks import MOST_SAMPLES, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.files import write_whole
@@ -23,10 +23,8 @@ from posterior.operators.base import OperatorFamily
 from posterior.priors import Prior
 from posterior.reading import read_picture
 from posterior.results.pictures import png
-from posterior.settings import conformed, read_settings
-from posterior.settings.places import named_file
+from posterior.settings import conformed
 from posterior.shell import Parser, in_words
-from posterior.shipped import near
 from posterior.terminal import say_result
 
 TASKS = ("inpainting", "super_resolution", "deblurring", "denoising")
@@ -73,7 +71,7 @@ def try_command(arguments: Sequence[str]) -> None:
     check_belongs(options)
     folder = options.output or Path("results/try") / f"{options.photo.stem}_{options.task}"
     lightning_cli.quiet()
-    prior = _settings_of("--prior", options.prior)
+    prior = settings_at(options.prior, "--prior")
     picture = read_picture(options.photo, "photo")
     size = sides_of(prior, options.allow_local)
     found = measured_data(picture, options, folder) if options.measured else photo_data(picture, size, options, folder)
@@ -81,7 +79,7 @@ def try_command(arguments: Sequence[str]) -> None:
     settings = {
         "model": {
             "prior": prior,
-            "sampler": _settings_of("--sampler", options.sampler),
+            "sampler": settings_at(options.sampler, "--sampler"),
             "num_samples": options.num_samples,
         },
         "data": data,
@@ -139,13 +137,6 @@ def digest_of(*arrays: np.ndarray) -> str:
         digest.update(str(array.shape).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _settings_of(option: str, text: str) -> Any:
-    path = named_file(text)
-    if path is None:
-        raise UserError(f"{option}: the file of settings {text} does not exist{near(text)}")
-    return read_settings(path)
 
 
 def sides_of(prior: Any, allow_local: bool) -> tuple[int, int] | None:

@@ -59,7 +59,14 @@ def probe_command(arguments: Sequence[str]) -> None:
 
 
 def probe(
-    prior: Prior, images: Tensor, ids: Sequence[str], folder: Path, name: str, seed: int = 0, device: str = "cpu"
+    prior: Prior,
+    images: Tensor,
+    ids: Sequence[str],
+    folder: Path,
+    name: str,
+    seed: int = 0,
+    device: str = "cpu",
+    trained_here: bool = False,
 ) -> tuple[Measured, Verdict]:
     """Measure a prior, say what it is, write the page.
 
@@ -71,6 +78,7 @@ def probe(
         name: of the prior, for people.
         seed: of all random numbers.
         device: where it runs.
+        trained_here: as `verdict_on` has it.
 
     Raises:
         UserError: if there are too few images, or the prior cannot take them.
@@ -84,7 +92,7 @@ def probe(
         prior.to(device), images.to(device), ids, seed, told=lambda share, what: status.tell((share, what))
     )
     status.close()
-    verdict = verdict_on(measured)
+    verdict = verdict_on(measured, trained_here)
     write_page(folder, name, measured, verdict)
     say_result(as_text(name, measured, verdict))
     remark(about(measured))

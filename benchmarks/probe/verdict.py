@@ -57,18 +57,23 @@ class Verdict:
     score_sigma: float | None
 
 
-def verdict_on(measured: Measured) -> Verdict:
-    """The verdict on a prior."""
-    fault = named_fault(measured.gains)
+def verdict_on(measured: Measured, trained_here: bool = False) -> Verdict:
+    """The verdict on a prior.
+
+    Args:
+        measured: what was found.
+        trained_here: its settings are those of its training, so that no known fault of reading it can be the cause.
+    """
+    fault = None if trained_here else named_fault(measured.gains)
     found = list(faults(measured, fault))
     recommended = None if found else score_sigma(measured.chains)
-    remarks = list(remarks_on(measured, recommended))
+    remarks = list(remarks_on(measured))
     if found:
         return Verdict(False, found[0], fault, [*found[1:], *remarks], None)
     ratios = [level.against_linear.value for level in measured.levels]
     sentence = (
         f"sound: its squared error is {min(ratios):.2g} to {max(ratios):.2g} times that of a linear denoiser fitted to "
-        "these images, and none of the known faults shows"
+        f"these images{'' if trained_here else ', and none of the known faults shows'}"
     )
     if recommended is not None:
         sentence = f"{sentence}; read its score at sigma >= {recommended:.2g}"
@@ -145,7 +150,7 @@ def inexact(levels: Sequence[Level], fault: str | None) -> Iterator[str]:
         )
 
 
-def remarks_on(measured: Measured, recommended: float | None) -> Iterator[str]:
+def remarks_on(measured: Measured) -> Iterator[str]:
     """What one should know, and is no fault."""
     safe = measured.safety
     if safe.beyond > OUTSIDE:
@@ -157,7 +162,7 @@ def remarks_on(measured: Measured, recommended: float | None) -> Iterator[str]:
     floor = score_floor(measured.chains)
     if floor is not None:
         yield f"below sigma {floor:.2g} its score is mostly error"
-    if measured.chains and recommended is None:
+    if measured.chains and score_sigma(measured.chains) is None:
         yield "Langevin chains stay put at none of the levels that were tried"
 
 

@@ -34,6 +34,8 @@ SETTINGS = CONFIGS / "science"
 PROBLEMS = {"Gaussian field": "mri-field.yaml", "mixture": "mri-mixture.yaml"}
 FIT_START = 100_000
 """First phantom that the priors are fitted to."""
+FIRST = ("DPS", "Algorithm 3", "kinetic", "exact")
+"""Methods of the page's first picture, under the last prior at the highest acceleration."""
 CENTER = {4: 0.08, 8: 0.04}
 """Acceleration -> share of the columns that is always measured (fastMRI)."""
 THRESHOLDS = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -101,7 +103,7 @@ def mri(
     and the scale of DPS are the best of a few on eight other images. Problems and samplers are in configs/science.
 
     Args:
-        output: folder of mri.csv, mri_from_anchor.csv, mri.png, sensing.csv and sensing.png.
+        output: folder of mri.csv, mri_from_anchor.csv, mri.png, mri_first.png, sensing.csv and sensing.png.
         size: side in pixels.
         accelerations: of the random masks, 4 or 8.
         coils: numbers of coils.
@@ -140,7 +142,9 @@ def mri(
                 write_rows(output / "mri_from_anchor.csv", given)
                 write_rows(output / "mri.csv", [row for row in rows if row not in given])
     draw(pictures, output / "mri.png")
-    print(f"picture: {output / 'mri.png'}")
+    first = [(list(PROBLEMS)[-1], max(accelerations), method) for method in FIRST]
+    draw({place: pictures[place] for place in first}, output / "mri_first.png")
+    print(f"pictures: {output / 'mri.png'}, {output / 'mri_first.png'}")
     sensing(fitted, output, shares, num_images, calls, seed)  # under the last prior, the mixture
     return rows
 

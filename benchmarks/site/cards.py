@@ -71,7 +71,7 @@ class Numbers:
     """What the two pages of verdicts say.
 
     Args:
-        totals: sampler -> its row in the first table of leaderboard.md.
+        totals: sampler -> its row in the table of leaderboard.md whose problems have up to 32 numbers.
         board: problem -> sampler -> its row there.
         verdicts: problem -> row of verdicts in judged.md, by sampler.
         judged: problem -> sampler -> its row of numbers there.
@@ -121,11 +121,12 @@ def numbers(docs: Path) -> Numbers:
         for heading, rows in board
         if {"sampler", "verdict"} <= rows[0].keys()
     }
+    (small,) = (rows for heading, rows in board if heading == "Up to 32 numbers")
     (verdicts,) = (rows for heading, rows in judged if heading == "Verdicts")
     (counted,) = (rows for heading, rows in judged if heading == "Numbers")
     problems = [row["problem"] for row in verdicts]
     return Numbers(
-        totals={row["sampler"]: row for row in board[0][1]},
+        totals={row["sampler"]: row for row in small},
         board=by_problem,
         verdicts={row["problem"]: row for row in verdicts},
         judged={one: {row["sampler"]: row for row in counted if row["problem"] == one} for one in problems},
@@ -136,6 +137,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verdicts(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose last column is a sentence, and gets the room; site.css makes it."""
+    return f'<div class="verdicts" markdown>\n\n{table(head, rows)}\n\n</div>'
 
 
 def flip_book(picture: str, face: int, title: str) -> str:
@@ -180,7 +186,10 @@ def sampler_numbers(card: Card, known: Numbers) -> tuple[str, str]:
         if name in own
     ]
     head = ["problem", "refuted", "distance / floor, median", "worst", "verdict"]
-    verdict = f"Refuted on {total['refuted']} problems of the [leaderboard](../leaderboard.md).\n\n{table(head, rows)}"
+    verdict = (
+        f"Refuted on {total['refuted']} problems of up to 32 numbers of the [leaderboard](../leaderboard.md).\n\n"
+        f"{verdicts(head, rows)}"
+    )
     if judged := card.settings.get("judged"):
         faces = [
             [problem, own[judged]["calls"], own[judged]["coverage"], known.verdicts[problem][judged]]
@@ -188,23 +197,27 @@ def sampler_numbers(card: Card, known: Numbers) -> tuple[str, str]:
             if problem.startswith("toon-") and judged in own
         ]
         head = ["problem", "calls", "coverage", "verdict"]
-        verdict += f"\n\nOn toon faces, 3072 numbers ([all verdicts](../judged.md)):\n\n{table(head, faces)}"
+        verdict += f"\n\nOn toon faces, 3072 numbers ([all verdicts](../judged.md)):\n\n{verdicts(head, faces)}"
     return cost, verdict
 
 
 def task_numbers(card: Card, known: Numbers) -> tuple[str, str]:
     """Cost and verdict of a task."""
     problem = str(card.settings.get("judged"))
-    cost = "That of the sampler: [the samplers' cards](../gallery.md#samplers)."
+    cost = "That of the sampler: [the samplers' cards](../gallery.md#samplers)"
     if problem not in known.judged:
         more = card.settings.get("more", "conditional.md")
-        return cost, f"Samplers have no row for this task in [all verdicts](../judged.md); read [{more}](../{more})."
+        return (
+            f"{cost}.",
+            f"Samplers have no row for this task in [all verdicts](../judged.md); read [{more}](../{more}).",
+        )
     rows = [
         [name, own["calls"], own["W2 / floor: median"], own["coverage"], known.verdicts[problem][name]]
         for name, own in known.judged[problem].items()
     ]
     head = ["sampler", "calls", "distance / floor, median", "coverage", "verdict"]
-    return cost, f"On `{problem}` ([all verdicts](../judged.md)):\n\n{table(head, rows)}"
+    cost += ". The table below has the calls of the network a sample, forward + backward."
+    return cost, f"On `{problem}` ([all verdicts](../judged.md)):\n\n{verdicts(head, rows)}"
 
 
 def page(card: Card, known: Numbers, reference: str) -> str:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from benchmarks.judge.calibrate import problem_of
 from benchmarks.judge.command import of_settings
-from benchmarks.judge.leaderboard import listed
+from benchmarks.judge.leaderboard import LIST, listed
 from benchmarks.judge.leaderboard_faces import PRIOR, HeldOut
 from benchmarks.judge.problems import SHIPPED, Problem, read_problem
 from benchmarks.judge.running import Contestant
@@ -29,7 +29,6 @@ from posterior.settings import read_settings
 from posterior.shipped import CONFIGS
 
 CARDS = Path("docs/gallery/cards.yaml")
-BOARD = CONFIGS / "truth" / "leaderboard.yaml"
 PROBLEM = SHIPPED / "toon-super-resolution.yaml"
 MIXTURE = CONFIGS / "prior" / "mixture_toon32.yaml"
 NOISE = {"class_path": "posterior.noise.GaussianNoise", "init_args": {"sigma_y": 0.05}}
@@ -55,15 +54,15 @@ def gallery(output: Path = Path("docs/gallery"), only: list[str] | None = None) 
 
     Args:
         output: folder of the pictures.
-        only: names of cards, and `flip` for the first page; None: all.
+        only: names of cards that have a picture, and `flip` for the first page; None: all.
 
     Raises:
-        UserError: if there is no card of a name; at the end, naming samplers that did not run.
+        UserError: if there is no picture of a name; at the end, naming samplers that did not run.
     """
     cards = read_settings(CARDS)
-    known = {*cards["samplers"], *cards["tasks"], "flip"}
+    known = {"flip", *(name for kind in ("samplers", "tasks") for name, _ in pictured(cards[kind]))}
     if unknown := sorted(set(only or ()) - known):
-        raise UserError(f"--only: there is no card {unknown[0]}; there are {', '.join(sorted(known))}")
+        raise UserError(f"--only: there is no picture {unknown[0]}; there are {', '.join(sorted(known))}")
     wanted, failed = known if only is None else set(only), {}
     for kind, shown in (("sampler", sampler_problems(cards)), ("task", task_problems(cards))):
         for name, problem, contestant in shown:
@@ -88,7 +87,7 @@ def pictured(cards: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def sampler_problems(cards: Mapping[str, Any]) -> Iterator[tuple[str, Problem, Contestant]]:
     """Each sampler with the problem under the mixture, whose faces are held-out ones instead of draws."""
     problem = replace(read_problem(PROBLEM), truth=HeldOut())
-    board = {entrant.name: entrant.judged for entrant in listed(BOARD)}
+    board = {entrant.name: entrant.judged for entrant in listed(LIST)}
     for name, card in pictured(cards["samplers"]):
         yield name, problem, board[card["board"]] if "board" in card else of_settings(name, card["settings"])
 

@@ -17,9 +17,11 @@ from posterior.terminal import Status, duration, remark
 class SamplingProgress(pl.Callback):
     """Of rank 0's images: two bars on a terminal, a line at some moments in a log (`posterior.terminal.Status`).
 
+    The first bar is the run's, the second one the sampler's stage, with its level and step.
+
     Calls are counted by the prior as it is called, forward and backward, an image each: nothing waits for the device.
     The time that is left comes from the calls of the batches that are done; in the first batch, whose calls are not
-    known yet, it is that of the stage.
+    known yet, the stage says when it ends.
 
     Args:
         seconds_between_lines: the first moment of a log.
@@ -49,9 +51,10 @@ class SamplingProgress(pl.Callback):
 
     def on_step(self, stage: str, step: int, total: int, x: Tensor) -> None:
         """Called by the sampler after each step."""
-        if stage != self.stage or step == 1:
-            self.stage, self.stage_start = stage, time.monotonic()
-        self._tell(step / total, f"{stage}, step {step} of {total}", self._left(step, total))
+        name = stage.partition(",")[0]
+        if name != self.stage or step == 1:
+            self.stage, self.stage_start = name, time.monotonic()
+        self._tell(step / total, f"{stage}, step {step}/{total}{self._ends(step, total)}")
 
     def on_predict_batch_end(
         self,
@@ -65,7 +68,7 @@ class SamplingProgress(pl.Callback):
         self.done += len(batch.ids) + len(batch.failed)
         self.counted, self.stage = self.calls, ""
         if self.total:
-            self._tell(1.0, "batch sampled", self._left(1, 1))
+            self._tell(1.0, "batch sampled")
 
     def _all_calls(self) -> int:
         return self.cost.forward + self.cost.backward
@@ -75,21 +78,22 @@ class SamplingProgress(pl.Callback):
         """Network calls of this run until now."""
         return self._all_calls() - self.before
 
-    def _left(self, step: int, total: int) -> str:
-        """The time that is left, in words; empty while nothing is known."""
-        now = time.monotonic()
-        if self.done == 0:
-            taken = now - self.stage_start
-            return f"about {duration(taken / (step - 1) * (total - step))} left of this stage" if step > 1 else ""
-        begun = self.done * self.calls / self.counted if self.counted else self.done  # images, with parts of them
-        return f"about {duration((now - self.start) / begun * max(0.0, self.total - begun))} left"
+    def _ends(self, step: int, total: int) -> str:
+        """When the stage ends, in words, while the run's own end is not known."""
+        if self.done or step == 1:
+            return ""
+        return f", ends in {duration((time.monotonic() - self.stage_start) / (step - 1) * (total - step))}"
 
-    def _tell(self, share: float, what: str, left: str) -> None:
+    def _tell(self, share: float, stage: str) -> None:
         if self.status is None:
             return
-        pace = f"{self.calls / max(time.monotonic() - self.start, 1e-9):.3g} calls/s" if self.calls else ""
-        images = (self.done / self.total, f"{self.done} of {self.total} images done")
-        self.status.tell(images, (share, ", ".join(filter(None, [what, pace, left]))))
+        taken, run = time.monotonic() - self.start, f"{self.done} of {self.total} images done"
+        if self.calls:
+            run += f", {self.calls / max(taken, 1e-9):.3g} calls/s"
+        if self.done:
+            begun = self.done * self.calls / self.counted if self.counted else self.done  # images, with parts of them
+            run += f", about {duration(taken / begun * max(0.0, self.total - begun))} left"
+        self.status.tell((self.done / self.total, run), (share, stage))
 
     def _stop(self, pl_module: pl.LightningModule) -> None:
         if self.status is not None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import posterior
-from posterior.checks import MOST_BATCH, MOST_STEPS, whole
+from posterior.checks import MOST_BATCH, MOST_STEPS, choice, whole
 from posterior.files import write_whole
 from posterior.priors import DiffusionPrior
 from posterior.random import Streams
@@ -57,6 +57,9 @@ def draw_losses(rows: list[dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+Weights = Literal["float32", "float16"]
+
+
 class TrainingWriter(pl.Callback):
     """Writes a training run's folder at every validation and at the end, and prints a line.
 
@@ -78,10 +81,11 @@ class TrainingWriter(pl.Callback):
     def __init__(
         self,
         dir: Path,
-        weights: Literal["float32", "float16"] = "float32",
+        weights: Weights = "float32",
         sheet_images: int = 32,
         sheet_steps: int = 20,
     ) -> None:
+        choice("output", "weights", weights, Weights)
         whole("output", "sheet_images", sheet_images, 0, MOST_BATCH)
         whole("output", "sheet_steps", sheet_steps, 1, MOST_STEPS)
         self.dir = Path(dir)

@@ -15,11 +15,13 @@ from torchmetrics.functional.image import (
 )
 
 from posterior import waits
-from posterior.checks import whole
+from posterior.checks import choice, whole
 from posterior.measurement import Measurement
 from posterior.metrics.base import ImageMetric
 from posterior.metrics.features import VGG16_WEIGHTS, hub_file, missing
 from posterior.reading import read_state
+
+Backbone = Literal["alex", "vgg"]
 
 
 def unit_range(x: Tensor) -> Tensor:
@@ -79,14 +81,15 @@ class LPIPS(ImageMetric):
             would lose in its first layers.
 
     Raises:
-        UserError: if upsample is out of range, or the weights cannot be read.
+        UserError: if the backbone is another or upsample out of range, or the weights cannot be read.
     """
 
     channels = (3,)
     WEIGHTS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": VGG16_WEIGHTS}
 
-    def __init__(self, net: Literal["alex", "vgg"] = "alex", upsample: int = 1) -> None:
+    def __init__(self, net: Backbone = "alex", upsample: int = 1) -> None:
         super().__init__()
+        choice("LPIPS", "net", net, Backbone)
         whole("LPIPS", "upsample", upsample, 1, 32)  # the backbones want 32 pixels
         self.name = f"lpips_{net}" + (f"_x{upsample}" if upsample > 1 else "")
         self.upsample = upsample

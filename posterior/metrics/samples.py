@@ -40,15 +40,17 @@ class SpreadOverError(SampleMetric):
 
     Times (1 + 1 / K)^(1/2), so that 1 is what exact samples have where an image has many numbers that err on their own;
     below it they are too sure. Where few directions hold the error, an image's ratio varies and the mean over images is
-    larger: for K = 9 exact samples in 16 directions 1.05, in four 1.24.
+    larger: for K = 9 exact samples in 16 directions 1.05, in four 1.24. Samples that are all the truth have 1. Those
+    that differ, about a mean that is the truth to the last bit, have no finite value, and the run names the image.
     """
 
     name = "spread_over_error"
 
     def forward(self, samples: Tensor, truth: Tensor) -> Tensor:
-        spread = samples.var(dim=0).flatten(1).mean(dim=1) * (1 + 1 / len(samples))
-        error = (samples.mean(dim=0) - truth).square().flatten(1).mean(dim=1)
-        return (spread / error).sqrt()
+        off = samples - truth
+        spread = off.var(dim=0).flatten(1).mean(dim=1) * (1 + 1 / len(samples))
+        error = off.mean(dim=0).square().flatten(1).mean(dim=1)
+        return torch.where((spread == 0) & (error == 0), 1, (spread / error).sqrt())
 
 
 class AUSE(SampleMetric):
@@ -56,14 +58,29 @@ class AUSE(SampleMetric):
 
     The least uncertain share of an image's numbers has some mean error; as the share falls, it should fall as it does
     where numbers are ordered by their errors themselves. The mean difference over all shares, in units of the error of
-    all numbers. Ilg et al., "Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow", ECCV 2018.
+    all numbers; 0 where there is no error, as no order is better then. Ilg et al., "Uncertainty Estimates and
+    Multi-Hypotheses Networks for Optical Flow", ECCV 2018.
     """
 
     name = "ause"
 
     def forward(self, samples: Tensor, truth: Tensor) -> Tensor:
-        kept, best = sparsification(samples, truth)
-        return (kept - best).mean(dim=1) / kept[:, -1]
+        return sparsification_area(*sparsification(samples, truth))
+
+
+def spread_and_error(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance of the samples, and what their mean has more than the truth, of each number.
+
+    Args:
+        samples: (K, B, *S), K at least 2.
+        truth: (B, *S).
+
+    Returns:
+        (B, N) both, N numbers an image.
+    """
+    off = samples - truth
+    mean = off.mean(dim=0)
+    return (off - mean).square().sum(dim=0).flatten(1) / (len(samples) - 1), mean.flatten(1)
 
 
 def sparsification(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,8 +90,36 @@ def sparsification(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         samples: (K, B, *S), N numbers each.
         truth: (B, *S).
     """
-    spread = samples.std(dim=0).flatten(1)
-    error = (samples.mean(dim=0) - truth).abs().flatten(1)
+    spread, off = spread_and_error(samples, truth)
+    error = off.abs()
     count = torch.arange(1, error.shape[1] + 1, device=error.device)
     ordered = error.gather(1, spread.argsort(dim=1, stable=True))
     return ordered.cumsum(dim=1) / count, error.sort(dim=1).values.cumsum(dim=1) / count
+
+
+def sparsification_area(kept: Tensor, best: Tensor) -> Tensor:
+    """What `AUSE` is of the two curves of `sparsification`: (B, N) both -> (B,)."""
+    return (kept - best).mean(dim=1) / kept[:, -1].clamp_min(torch.finfo(kept.dtype).tiny)
+
+
+def spread_skill(samples: Tensor, truth: Tensor, bins: int = 10) -> tuple[Tensor, Tensor]:
+    """What the spread says of the error of the samples' mean, and that error, of an image's numbers by their spread.
+
+    Each bin holds equally many numbers, to one. Root mean squares; the spread is (1 + 1 / K)^(1/2) times the standard
+    deviation of K samples, so that for exact samples both are equal on average. Fortin et al., J. Hydrometeorol. 15,
+    2014.
+
+    Args:
+        samples: (K, B, *S), K at least 2.
+        truth: (B, *S).
+        bins: how many; of fewer numbers one each.
+
+    Returns:
+        (B, bins) both, the least spread first.
+    """
+    spread, off = spread_and_error(samples, truth)
+    order = spread.argsort(dim=1, stable=True)
+    found = spread * (1 + 1 / len(samples)), off.square()
+    parts = (values.gather(1, order).tensor_split(min(bins, values.shape[1]), dim=1) for values in found)
+    said, made = (torch.stack([part.mean(dim=1) for part in split], dim=1).sqrt() for split in parts)
+    return said, made

@@ -11,6 +11,7 @@ from posterior.operators.mri import CartesianMRI, MultiCoilFourier, Undersampled
 from posterior.operators.navier_stokes import Flow, NavierStokes
 from posterior.operators.nonlinear_blur import EncodedBlur, KernelWizard, NonlinearBlur
 from posterior.operators.nufft import GivenTrajectory, NonCartesianMRI, NonuniformFourier, Radial, Spiral, Trajectory
+from posterior.operators.overlays import ScratchInpainting, TextInpainting
 from posterior.operators.phase_retrieval import FourierAmplitude, PhaseRetrieval
 from posterior.operators.saturation import SaturatedAverages, Saturation
 from posterior.operators.scattering import InverseScattering, RingFields
@@ -62,11 +63,13 @@ __all__ = [
     "RingFields",
     "SaturatedAverages",
     "Saturation",
+    "ScratchInpainting",
     "Seismograms",
     "Separable",
     "Spiral",
     "SubsampledTransform",
     "SuperResolution",
+    "TextInpainting",
     "Trajectory",
     "UndersampledFourier",
     "Visibilities",

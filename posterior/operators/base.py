@@ -103,7 +103,7 @@ class LinearOperator(Operator):
         return power_iteration_norm(self)
 
     def norm_bound(self) -> float:
-        """A bound on ||A|| that an image's batch does not change: the norm, 1 % more if power iteration gave it.
+        """A bound on ||A|| that an image's batch does not change: `norm`, 1 % more where no subclass gives its own.
 
         Raises:
             NotImplementedError: if the operator has per-image parameters: then it has to know a bound for all images.
@@ -219,8 +219,8 @@ class OperatorFamily(ABC):
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of rows (R, C, H, W), (R, 1, 1, 1)."""
-    return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+    """Inner products of rows of images or measurements (R, ...), (R, 1, ..., 1) of as many dimensions."""
+    return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, num_steps: int) -> Tensor:

@@ -56,6 +56,10 @@ class Dense(LinearOperator):
     def adjoint(self, v: Tensor) -> Tensor:
         return (v.flatten(1) @ self.matrix).view(-1, *self.image_shape)
 
+    def view(self, y: Tensor) -> Tensor:
+        """A^T y: y itself is no picture."""
+        return self.adjoint(y).clamp(-1, 1)
+
     def norm(self) -> Tensor:
         return waits.on_host("operator norm", _spectral_norm, self.matrix)
 

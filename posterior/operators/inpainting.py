@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from posterior.checks import MOST_SIDE, real, whole
 from posterior.errors import UserError
@@ -30,10 +32,8 @@ class Denoising(OperatorFamily):
         return Inpainting(torch.ones(max(1, len(streams)), 1, *image_shape[1:]), image_shape)
 
 
-class RandomInpainting(OperatorFamily):
-    """Random pixels are masked; the share of masked pixels is drawn per image, uniformly in [low, high].
-
-    Exactly ``int(H * W * share)`` distinct pixels are masked (the rule of the DPS code, whose setting is [0.3, 0.7]).
+class MaskedShare(OperatorFamily):
+    """Exactly ``int(H * W * share)`` pixels are masked; their share is drawn per image, uniformly in [low, high].
 
     Args:
         low, high: bounds of the share of masked pixels, 0 <= low <= high < 1.
@@ -44,19 +44,40 @@ class RandomInpainting(OperatorFamily):
 
     random = True
 
-    def __init__(self, low: float = 0.3, high: float = 0.7) -> None:
-        real("RandomInpainting", "high", high, least=0, below=1)
-        real("RandomInpainting", "low", low, least=0, most=high)
+    def __init__(self, low: float, high: float) -> None:
+        who = type(self).__name__
+        real(who, "high", high, least=0, below=1)
+        real(who, "low", low, least=0, most=high)
         self.low, self.high = low, high
+
+    @abstractmethod
+    def masked(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Row-major numbers of ``count`` different pixels of a picture (H, W): those that are masked, (count,)."""
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
         _, height, width = image_shape
         masks = torch.ones(len(streams), height * width)
         for mask, generator in zip(masks, streams, strict=True):
             share = self.low + (self.high - self.low) * torch.rand((), generator=generator, dtype=torch.float64).item()
-            num_masked = int(height * width * share)
-            mask[torch.randperm(height * width, generator=generator)[:num_masked]] = 0
+            mask[self.masked(int(height * width * share), (height, width), generator)] = 0
         return Inpainting(masks.view(-1, 1, height, width), image_shape)
+
+
+class RandomInpainting(MaskedShare):
+    """Random pixels are masked, of a share that is drawn per image (the rule and the setting of the DPS code).
+
+    Args:
+        low, high: bounds of the share of masked pixels, 0 <= low <= high < 1.
+
+    Raises:
+        UserError: if the bounds are not in order.
+    """
+
+    def __init__(self, low: float = 0.3, high: float = 0.7) -> None:
+        super().__init__(low, high)
+
+    def masked(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return torch.randperm(size[0] * size[1], generator=generator)[:count]
 
 
 class BoxInpainting(OperatorFamily):

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.checks import MOST_COILS, MOST_SIDE, real, whole
+from posterior.checks import MOST_COILS, MOST_SIDE, choice, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import MaskedOrthonormal, OperatorFamily, power_iteration_norm
 from posterior.reading import read_array
 
+Columns = Literal["random", "equispaced"]
 LEAST_SENSITIVITY = 0.5
 """Of given maps, the largest root sum of squares over coils: about 1 where they are meant to be it."""
 
@@ -106,7 +107,7 @@ class MultiCoilFourier(UndersampledFourier):
 
 
 def undersampling_mask(
-    kind: Literal["random", "equispaced"],
+    kind: Columns,
     width: int,
     acceleration: float,
     center_fraction: float,
@@ -177,9 +178,9 @@ class CartesianMRI(OperatorFamily):
             of squares if that is above 1, and refused if it is below 0.5: y would be noise.
 
     Raises:
-        UserError: if a number is out of range or the file is bad; on realisation, if the images have not two channels,
-            or the sensitivities another size, or the centre has
-            no column or all that the acceleration leaves.
+        UserError: if a number is out of range, the mask is another or the file is bad; on realisation, if the images
+            have not two channels, or the sensitivities another size, or the centre has no column or all that the
+            acceleration leaves.
     """
 
     random = True
@@ -188,12 +189,13 @@ class CartesianMRI(OperatorFamily):
         self,
         acceleration: float = 4.0,
         center_fraction: float = 0.08,
-        mask: Literal["random", "equispaced"] = "random",
+        mask: Columns = "random",
         num_coils: int = 1,
         sensitivities: Path | None = None,
     ) -> None:
         real("CartesianMRI", "acceleration", acceleration, above=1, most=MOST_SIDE)
         real("CartesianMRI", "center_fraction", center_fraction, above=0, below=1 / acceleration)
+        choice("CartesianMRI", "mask", mask, Columns)
         whole("CartesianMRI", "num_coils", num_coils, 1, MOST_COILS)
         self.acceleration, self.center_fraction, self.mask = acceleration, center_fraction, mask
         self.num_coils, self.path = num_coils, sensitivities

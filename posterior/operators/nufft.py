@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from posterior.checks import MOST_SIDE, length, real, whole
+from posterior.checks import MOST_SIDE, choice, length, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import LinearOperator, OperatorFamily
 from posterior.operators.coils import checked_sensitivities
 from posterior.operators.mri import centred_fft, log_view, root_sum_of_squares, to_channels, to_complex
+from posterior.operators.tomography import Unit
 from posterior.reading import read_array, shown
 
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
@@ -32,6 +33,7 @@ MOST_POINTS = 4_000_000
 """Samples of k-space: gridding takes 1 kB for each."""
 BEYOND = 1e-4
 """How far a coordinate may be beyond pi, for rounding."""
+FrequencyUnit = Literal["radians", "cycles", "grid"]
 
 
 class Trajectory(ABC):
@@ -57,19 +59,21 @@ class Radial(Trajectory):
         unit: of the angles; must be said if one of them is beyond 2 pi.
 
     Raises:
-        UserError: if a number is out of range, or the angles are not one for each spoke, not finite, or beyond 2 pi
-            without a unit, as degrees are.
+        UserError: if a number is out of range, the unit is another, or the angles are not one for each spoke, not
+            finite, or beyond 2 pi without a unit, as degrees are.
     """
 
     num_spokes: int = 32
     num_samples: int | None = None
     angles: list[float] | None = None
-    unit: Literal["radians", "degrees"] | None = None
+    unit: Unit | None = None
 
     def __post_init__(self) -> None:
         whole("Radial", "num_spokes", self.num_spokes, 1, MOST_POINTS)
         if self.num_samples is not None:
             whole("Radial", "num_samples", self.num_samples, 2, MOST_SIDE)
+        if self.unit is not None:
+            choice("Radial", "unit", self.unit, Unit)
         if self.angles is None:
             return
         length("Radial", "angles", self.angles, self.num_spokes, self.num_spokes)
@@ -94,7 +98,9 @@ class Radial(Trajectory):
 
 @dataclass(frozen=True)
 class Spiral(Trajectory):
-    """Archimedean arms from the middle: pi t (sin a, cos a), a = 2 pi (turns t + arm / num_arms), t from 0 to 1.
+    """Archimedean arms from the middle: pi t (sin a, cos a), a = 2 pi (turns t + arm / num_arms).
+
+    t goes from 0 to 1 in equal steps, without 1.
 
     Args:
         num_arms: >= 1.
@@ -131,13 +137,15 @@ class GivenTrajectory(Trajectory):
             view ([-N/2, N/2], N pixels).
 
     Raises:
-        UserError: naming the file, if it is bad; on realisation, if a frequency is beyond what pixels can show.
+        UserError: if the unit is another; naming the file, if it is bad; on realisation, if a frequency is beyond what
+            pixels can show.
     """
 
     path: Path
-    unit: Literal["radians", "cycles", "grid"]
+    unit: FrequencyUnit
 
     def __post_init__(self) -> None:
+        choice("GivenTrajectory", "unit", self.unit, FrequencyUnit)
         self._read()
 
     def _read(self) -> np.ndarray:

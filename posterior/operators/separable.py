@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from posterior import waits
-from posterior.checks import MOST_KERNEL, MOST_SIDE, real, whole
+from posterior.checks import MOST_KERNEL, MOST_SIDE, choice, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
 from posterior.operators.motion_blur import check_kernel_size, check_mirrors
+
+Reduction = Literal["bicubic", "average"]
 
 
 class Separable(LinearOperator):
@@ -117,11 +119,12 @@ class SuperResolution(OperatorFamily):
         kernel: ``bicubic`` is the DPS measurement (see `cubic_resize_matrix`), ``average`` the mean of each block.
 
     Raises:
-        UserError: if scale < 2, or on realisation if it does not divide the size.
+        UserError: if scale < 2 or the kernel is another, or on realisation if it does not divide the size.
     """
 
-    def __init__(self, scale: int = 4, kernel: Literal["bicubic", "average"] = "bicubic") -> None:
+    def __init__(self, scale: int = 4, kernel: Reduction = "bicubic") -> None:
         whole("SuperResolution", "scale", scale, 2, MOST_SIDE)
+        choice("SuperResolution", "kernel", kernel, Reduction)
         self.scale, self.kernel = scale, kernel
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Separable:

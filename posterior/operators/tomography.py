@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import numpy as np
 import scipy.sparse
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from posterior import waits
-from posterior.checks import MOST_SIDE, brief, length, real, whole
+from posterior.checks import MOST_SIDE, choice, length, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import Diagonal, LinearOperator, OperatorFamily
 
@@ -28,6 +28,7 @@ BYTES = 16
 DECOMPOSED = 1024
 """Pixels up to which A^T A is decomposed: half a second for 32x32 on a CPU; above it conjugate gradients are faster."""
 Unit = Literal["degrees", "radians"]
+Window = Literal["ramp", "hann"]
 EDGE = math.radians(10)
 """From the ends of a fan's arc, where rays begin to count: that of Noo et al."""
 
@@ -331,7 +332,7 @@ class RayTransform(LinearOperator):
         gains = values.clamp_min(0).to(basis.dtype).view(1, 1, *self.image_shape[1:])
         return Diagonal(gains, lambda x: turned(x, basis), lambda c: turned(c, basis.mT))
 
-    def filtered_back_projection(self, y: Tensor, window: Literal["ramp", "hann"]) -> Tensor:
+    def filtered_back_projection(self, y: Tensor, window: Window) -> Tensor:
         """The image that all rays would determine, from the rays there are, (B, C, H, W).
 
         Kak and Slaney, "Principles of Computerized Tomographic Imaging", sections 3.3.3 and 3.4.2: the rays of a view
@@ -341,7 +342,11 @@ class RayTransform(LinearOperator):
         Args:
             y: measurement, (B, C, views, detectors).
             window: of the filter: none, or (1 + cos) / 2, which falls to 0 at the highest frequency.
+
+        Raises:
+            UserError: if the window is another.
         """
+        choice("filtered_back_projection", "window", window, Window)
         beam = self.beam
         filtered = self._filtered(y, window) * max(self.image_shape[1:])
         across = torch.arange(beam.width, device=y.device, dtype=y.dtype) - (beam.width - 1) / 2
@@ -356,7 +361,7 @@ class RayTransform(LinearOperator):
             image = image + weight * ((1 - share) * view[..., below] + share * view[..., below + 1])
         return image
 
-    def _filtered(self, y: Tensor, window: Literal["ramp", "hann"]) -> Tensor:
+    def _filtered(self, y: Tensor, window: Window) -> Tensor:
         size = 2 * self.beam.num_detectors  # so that no ray is folded onto another
         distance = np.minimum(np.arange(size), size - np.arange(size))
         kernel = np.where(distance % 2 == 1, -1 / (np.pi * np.maximum(distance, 1)) ** 2, 0.0)
@@ -439,8 +444,7 @@ def _radians(who: str, angles: Sequence[float], unit: Unit | None) -> tuple[floa
     largest, turn = max(map(abs, angles)), 2 * math.pi
     if unit is None:
         raise UserError(f"{who}: angles up to {largest:g} have no unit: say unit: degrees, or unit: radians")
-    if unit not in get_args(Unit):
-        raise UserError(f"{who}: unit must be degrees or radians, got {brief(unit)}")
+    choice(who, "unit", unit, Unit)
     if unit == "radians" and largest > turn * (1 + 1e-6):
         raise UserError(f"{who}: angles up to {largest:g} radians are more than a turn: are they degrees?")
     if unit == "degrees" and len(angles) > 1 and largest <= turn:

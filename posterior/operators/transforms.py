@@ -12,12 +12,13 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from posterior.checks import real, whole
+from posterior.checks import choice, real, whole
 from posterior.errors import UserError
 from posterior.operators.base import MaskedOrthonormal, OperatorFamily
 from posterior.operators.dense import Dense
 from posterior.random import stream
 
+Transform = Literal["dct", "hadamard"]
 MOST_ENTRIES = 2**28
 """Of a dense matrix: 1 GB in float32."""
 
@@ -88,13 +89,15 @@ class SubsampledTransform(OperatorFamily):
         random_signs: multiply pixels by random signs first.
 
     Raises:
-        UserError: if share is out of range; on realisation, if H or W is no power of 2 for Hadamard's.
+        UserError: if share is out of range or the transform another; on realisation, if H or W is no power of 2 for
+            Hadamard's.
     """
 
     random = True
 
-    def __init__(self, share: float, transform: Literal["dct", "hadamard"] = "dct", random_signs: bool = True) -> None:
+    def __init__(self, share: float, transform: Transform = "dct", random_signs: bool = True) -> None:
         real("SubsampledTransform", "share", share, above=0, most=1)
+        choice("SubsampledTransform", "transform", transform, Transform)
         self.share, self.transform, self.random_signs = share, transform, random_signs
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> MaskedTransform:

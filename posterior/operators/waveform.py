@@ -56,7 +56,6 @@ class Seismograms(Operator):
         self.force[torch.arange(family.shots), BORDER + DEPTH, BORDER + columns] = 1
         argument = math.pi * (torch.arange(family.steps, dtype=torch.float64) * family.step * family.frequency - 1.5)
         self.wavelet = ((1 - 2 * argument.square()) * torch.exp(-argument.square())).float()
-        self.stencil = torch.tensor(STENCIL)
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
@@ -82,11 +81,12 @@ class Seismograms(Operator):
 
     def _laplacian(self, pressure: Tensor) -> Tensor:
         """Of fields (B, S, H, W) that vanish outside, times the spacing squared."""
-        flat = pressure.flatten(0, 1)[:, None]
-        across = F.conv2d(flat, self.stencil.view(1, 1, 1, -1), padding=(0, len(STENCIL) // 2))
-        return (across + F.conv2d(flat, self.stencil.view(1, 1, -1, 1), padding=(len(STENCIL) // 2, 0))).view_as(
-            pressure
-        )
+        far, near, middle, *_ = STENCIL
+        wide = F.pad(pressure, (2,) * 4)
+        rows, columns = wide[..., 2:-2], wide[..., 2:-2, :]
+        beside = rows[..., 1:-3, :] + rows[..., 3:-1, :] + columns[..., 1:-3] + columns[..., 3:-1]
+        beyond = rows[..., :-4, :] + rows[..., 4:, :] + columns[..., :-4] + columns[..., 4:]
+        return 2 * middle * pressure + near * beside + far * beyond
 
     def view(self, y: Tensor) -> Tensor:
         """The middle shot, receivers across and time downwards, each image scaled to its own range."""
@@ -128,7 +128,8 @@ class AcousticWaves(OperatorFamily):
         shots: how many, >= 1.
 
     Raises:
-        UserError: if a number is out of range; on realisation, if the images have not one channel or fewer rows than 8.
+        UserError: if a number is out of range; on realisation, if the images have not one channel or a side below 8,
+            shots are more than columns, or the steps that are heard end before any sound arrives.
     """
 
     spacing: float = 10.0
@@ -169,7 +170,13 @@ class AcousticWaves(OperatorFamily):
             )
         if self.shots > width:
             raise UserError(f"AcousticWaves: {self.shots} shots, but a row has {width} pixels")
-        return Seismograms(image_shape, self, _unit(self, height, width))
+        unit = _unit(self, height, width)
+        if unit == 0:
+            raise UserError(
+                f"AcousticWaves: one in {self.every} of {self.steps} steps is heard, and none has sound: take more "
+                "steps, or a smaller every"
+            )
+        return Seismograms(image_shape, self, unit)
 
 
 @functools.lru_cache(maxsize=8)

@@ -50,6 +50,11 @@ class DiffusersDecoder(Decoder):
         root = local_folder(Path(folder))
         path = autoencoder_in(root) or root / NETWORK
         if not path.is_file():
+            if without := [root / name / NETWORK for name in AUTOENCODERS if (root / name).is_dir()]:
+                raise UserError(
+                    f"{shown(without[0])} is missing: the autoencoder's configuration, which diffusers writes beside "
+                    "weights"
+                )
             raise UserError(
                 f"{shown(root)} has no autoencoder: neither {NETWORK} nor {' nor '.join(f'{n}/' for n in AUTOENCODERS)}"
             )

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from posterior import waits
+from posterior.checks import choice
 from posterior.errors import UserError
 from posterior.priors.network import Compile, MemoryFormat, NetworkPrior
 from posterior.priors.noise_schedule import LinearBetas, NoiseSchedule
+
+Prediction = Literal["epsilon", "x0", "v"]
 
 
 class DiffusionPrior(NetworkPrior):
@@ -38,11 +41,12 @@ class DiffusionPrior(NetworkPrior):
         self,
         network: nn.Module,
         noise_schedule: NoiseSchedule | None = None,
-        prediction: Literal["epsilon", "x0", "v"] = "epsilon",
+        prediction: Prediction = "epsilon",
         checkpoint: Path | None = None,
         compile: Compile | None = None,
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
+        choice("DiffusionPrior", "prediction", prediction, Prediction)
         super().__init__(network, checkpoint, compile, memory_format)
         self.noise_schedule = noise_schedule or LinearBetas()
         self.prediction = prediction

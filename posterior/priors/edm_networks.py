@@ -18,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from posterior.checks import MOST_CHANNELS, MOST_CLASSES, MOST_SIDE, brief, length, real, whole
+from posterior.checks import MOST_CHANNELS, MOST_CLASSES, MOST_SIDE, brief, choice, length, real, whole
 from posterior.errors import UserError
 from posterior.priors.unet import MOST_BLOCKS, MOST_LEVELS, MOST_PARAMETERS
 
 Sides = Literal["same", "half", "double"]
+Embedding = Literal["positional", "fourier"]
+Encoder = Literal["standard", "skip", "residual"]
+Decoder = Literal["standard", "skip"]
 
 
 class GroupNorm(nn.GroupNorm):
@@ -358,16 +361,19 @@ class SongUNet(EDMUNet):
         attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         label_dropout: float = 0.0,
-        embedding_type: Literal["positional", "fourier"] = "positional",
+        embedding_type: Embedding = "positional",
         channel_mult_noise: int = 1,
-        encoder_type: Literal["standard", "skip", "residual"] = "standard",
-        decoder_type: Literal["standard", "skip"] = "standard",
+        encoder_type: Encoder = "standard",
+        decoder_type: Decoder = "standard",
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:
         super().__init__(
             *(img_resolution, in_channels, out_channels, label_dim, augment_dim, model_channels, channel_mult),
             *(channel_mult_emb, num_blocks, attn_resolutions, dropout, label_dropout),
         )
+        choice("SongUNet", "embedding_type", embedding_type, Embedding)
+        choice("SongUNet", "encoder_type", encoder_type, Encoder)
+        choice("SongUNet", "decoder_type", decoder_type, Decoder)
         whole("SongUNet", "channel_mult_noise", channel_mult_noise, 1, 64)
         check_taps("SongUNet", resample_filter)
         self.first, self.noise = model_channels, model_channels * channel_mult_noise

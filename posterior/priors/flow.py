@@ -7,8 +7,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from posterior.checks import real
+from posterior.checks import choice, real
 from posterior.priors.network import Compile, MemoryFormat, NetworkPrior, per_row
+
+Time = Literal["noise", "data"]
 
 
 class FlowPrior(NetworkPrior):
@@ -37,7 +39,7 @@ class FlowPrior(NetworkPrior):
     def __init__(
         self,
         network: nn.Module,
-        time: Literal["noise", "data"],
+        time: Time,
         time_scale: float = 1.0,
         sigma_min: float = 0.001,
         sigma_max: float = 999.0,
@@ -45,6 +47,7 @@ class FlowPrior(NetworkPrior):
         compile: Compile | None = None,
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
+        choice("FlowPrior", "time", time, Time)
         real("FlowPrior", "time_scale", time_scale, above=0)
         real("FlowPrior", "sigma_min", sigma_min, above=0)
         real("FlowPrior", "sigma_max", sigma_max, above=sigma_min)

@@ -162,11 +162,11 @@ class GaussianMixturePrior(ClosedFormPrior):
     def curvature(self, sigma: float) -> float:
         return 1 / (self.least_variance + sigma**2)
 
-    def times_covariance(self, component: int, v: Tensor) -> Tensor:
-        """S_k v for rows v, (N, d), in their dtype."""
-        directions = self.directions[component].to(v)
-        along = (v @ directions) * (self.variances[component] - self.rest[component]).to(v)
-        return along @ directions.mT + self.rest[component].to(v) * v
+    def times_covariance(self, component: int, v: Tensor, power: float = 1.0) -> Tensor:
+        """S_k^power v for rows v (N, d), in their dtype."""
+        directions, rest = self.directions[component].to(v), self.rest[component].to(v) ** power
+        along = (v @ directions) * (self.variances[component].to(v) ** power - rest)
+        return along @ directions.mT + rest * v
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Exact samples (count, C, H, W)."""
@@ -179,10 +179,7 @@ class GaussianMixturePrior(ClosedFormPrior):
         """Samples (N, C, H, W) of components (N,) from standard normal numbers (N, d): m_k + S_k^(1/2) n."""
         out = torch.empty_like(noise)
         for k, rows in rows_of_components(component, len(self.weights)):
-            directions = self.directions[k]
-            scale = self.variances[k].sqrt() - self.rest[k].sqrt()
-            n = noise[rows]
-            out[rows] = (n @ directions * scale) @ directions.mT + self.rest[k].sqrt() * n
+            out[rows] = self.times_covariance(k, noise[rows], 0.5)
         return self.means[component] + out.view(-1, *self.means.shape[1:])
 
     def given_anchor(self, anchor: Tensor, anchor_sigma: float) -> GaussianMixturePrior:

@@ -11,12 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from posterior.checkpoint import load_checkpoint
+from posterior.checks import choice
 from posterior.priors.base import Prior
 
 log = logging.getLogger(__name__)
 
 Compile = Literal["default", "reduce-overhead", "max-autotune"]
 MemoryFormat = Literal["contiguous", "channels_last"]
+
+
+def check_ways(who: str, compile: str | None, memory_format: str) -> None:
+    """Refuse words for how a network runs that there are not.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if compile is not None:
+        choice(who, "compile", compile, Compile)
+    choice(who, "memory_format", memory_format, MemoryFormat)
 
 
 def per_row(value: float | Tensor, x: Tensor) -> Tensor:
@@ -40,7 +52,7 @@ class NetworkPrior(Prior):
             tensor cores like. Its numbers differ in the last digits.
 
     Raises:
-        UserError: if the checkpoint does not fit.
+        UserError: if a word is none there is, or the checkpoint does not fit.
     """
 
     def __init__(
@@ -51,6 +63,7 @@ class NetworkPrior(Prior):
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
         super().__init__()
+        check_ways(type(self).__name__, compile, memory_format)
         self.network = network
         if checkpoint is not None:
             load_checkpoint(network, Path(checkpoint))

@@ -7,8 +7,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from posterior.checks import real
+from posterior.checks import choice, real
 from posterior.priors.network import Compile, MemoryFormat, NetworkPrior, per_row
+
+Output = Literal["score", "noise", "denoised"]
 
 
 class ScoreNetworkPrior(NetworkPrior):
@@ -33,11 +35,12 @@ class ScoreNetworkPrior(NetworkPrior):
         network: nn.Module,
         sigma_min: float,
         sigma_max: float,
-        output: Literal["score", "noise", "denoised"] = "score",
+        output: Output = "score",
         checkpoint: Path | None = None,
         compile: Compile | None = None,
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
+        choice("ScoreNetworkPrior", "output", output, Output)
         real("ScoreNetworkPrior", "sigma_min", sigma_min, above=0)
         real("ScoreNetworkPrior", "sigma_max", sigma_max, above=sigma_min)
         super().__init__(network, checkpoint, compile, memory_format)

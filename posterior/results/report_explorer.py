@@ -21,6 +21,7 @@ from posterior.metrics.distribution import nominal_coverage
 from posterior.results.pictures import STD_RANGE, STD_SMOOTHING, STD_TICKS, png, std_colours
 from posterior.results.report_folder import Picture
 from posterior.results.report_shell import TEMPLATE, as_json, data_url
+from posterior.results.report_spread import read_levels, spread_figure
 from posterior.results.table import HEADINGS
 
 BESIDE = "report_files"
@@ -30,6 +31,8 @@ MOST_BESIDE = 1000
 """Images whose pictures are in scripts beside it."""
 MOST_PIXELS = 60_000_000
 """Of the pictures that thumbnails are made of: what takes one or two seconds."""
+SPREAD_VALUES = 120_000_000
+"""Of samples and truths whose spread is drawn, of the first images: what takes about five seconds."""
 INSIDE_BYTES = 24_000_000
 """Of PNG files that the page holds: 32 MB as text."""
 BESIDE_BYTES = 256_000_000
@@ -76,12 +79,14 @@ class Group:
         name: for people; empty: there is one group alone.
         main: what stands before and behind an image's id in the place of the picture that stands for it.
         files: picture -> the same; what images without a section are read from.
+        samples: K of each method, None where it has no run.
         base: number of the method that the others are held against.
     """
 
     name: str
     main: tuple[str, str]
     files: Mapping[str, tuple[str, str]]
+    samples: Sequence[int | None]
     base: int = 0
 
     @property
@@ -122,20 +127,23 @@ class Explorer:
         """
         sections: list[str] = []
         beside: set[str] = set()
-        inside, readable, size = 0, 0, 0
+        inside, readable, size, left = 0, 0, 0, SPREAD_VALUES
         for number, image in enumerate(self.images[:MOST_BESIDE]):
             pictures = image.pictures()
             size += sum(picture.path.stat().st_size for picture in pictures)
+            levels = read_levels(pictures, left)
+            left -= levels.count if levels else 0
+            drawn = spread_figure(levels) if levels else ""
             source: Source = partial(_url, folder)
             if size <= INSIDE_BYTES and number < MOST_INSIDE:
                 inside, readable, source = number + 1, number + 1, _inline
             elif pictures and size <= INSIDE_BYTES + BESIDE_BYTES:
                 readable = number + 1
-                text = as_json(self._section(number, image, pictures, _inline))
+                text = as_json(self._section(number, image, pictures, drawn, _inline))
                 write_whole(folder / BESIDE / f"{number}.js", f"beside[{number}]={text}\n".encode())
                 beside.add(f"{number}.js")
             if number < MOST_INSIDE:
-                sections.append(self._section(number, image, pictures, source))
+                sections.append(self._section(number, image, pictures, drawn, source))
         return Written(self._controls(), self._plain(sections), self._index(inside, readable), beside)
 
     def _controls(self) -> str:
@@ -159,8 +167,8 @@ class Explorer:
             + f"{more}\n</section>"
         )
 
-    def _section(self, number: int, image: Shown, pictures: Iterable[Picture], source: Source) -> str:
-        """An image's pictures and numbers: what a page without scripts shows, and what its script reads."""
+    def _section(self, number: int, image: Shown, pictures: Iterable[Picture], drawn: str, source: Source) -> str:
+        """An image's pictures, numbers and drawings: what a page without scripts shows, and what its script reads."""
         name = html.escape(self.groups[image.group].title + image.id)
         figures = "".join(
             f'<figure><img loading="lazy" data-name="{picture.name}" alt="{html.escape(picture.label)} of {name}" '
@@ -169,7 +177,7 @@ class Explorer:
         )
         return (
             f'<section class="image" id="i{number}"><h3>{name}</h3><div class="pictures">{figures}</div>'
-            f"{image.numbers()}</section>"
+            f"{image.numbers()}{drawn}</section>"
         )
 
     def _index(self, inside: int, readable: int) -> dict[str, Any]:
@@ -181,7 +189,8 @@ class Explorer:
             "range": STD_RANGE,
             "window": STD_SMOOTHING,
             "groups": [
-                {"name": one.name, "title": one.title, "main": one.main, "files": one.files, "base": one.base}
+                {"name": one.name, "title": one.title, "main": one.main, "files": one.files}
+                | {"samples": one.samples, "base": one.base}
                 for one in self.groups
             ],
             "methods": self.methods,

@@ -73,7 +73,8 @@ def explorer(run: Run) -> Explorer:
     ]
     files = {name: ("images/", f"/{name}.png") for name in picture_labels(samples)}
     values = {name: [rounded(image.value(name)) for image in run.images] for name in run.metrics}
-    return Explorer(samples, images, [Group("", ("images/", f"/{MAIN}"), files)], [""], run.metrics, [values])
+    group = Group("", ("images/", f"/{MAIN}"), files, [samples])
+    return Explorer(samples, images, [group], [""], run.metrics, [values])
 
 
 def rounded(value: tuple[float, float, float] | None) -> Value:

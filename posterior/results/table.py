@@ -74,12 +74,15 @@ def format_distances(distances: Mapping[str, Mapping[str, float | int | str | No
         yield f"FID ({network}) {fid}, KID {kid}: {sides}{warning}"
 
 
-def cell(value: dict[str, float | int | None] | None, images: int) -> str:
-    """Mean +- standard error, a dash where unknown, with the count where it is not ``images``."""
+def cell(value: dict[str, float | int | None] | None, images: int, digits: int = 4) -> str:
+    """Mean +- standard error, a dash where unknown, with the count where it is not ``images``.
+
+    The mean has so many digits, at least 3, and its error two fewer.
+    """
     if value is None or value["mean"] is None:
         return "-"
     mean = value["mean"]
-    text = f"{mean:.0f}" if mean == round(mean) else f"{mean:.4g}"
+    text = f"{mean:.0f}" if mean == round(mean) else f"{mean:.{digits}g}"
     if value["sem"]:
-        text += f" +- {value['sem']:.2g}"
+        text += f" +- {value['sem']:.{digits - 2}g}"
     return text if value["count"] == images else f"{text} (n={value['count']})"

@@ -31,6 +31,7 @@ from posterior.samplers.mmps import MMPS
 from posterior.samplers.pigdm import PiGDM
 from posterior.samplers.pnp_dm import EulerMaruyama, PnPDM
 from posterior.samplers.proximal import ProximalDenoising
+from posterior.samplers.randomised_likelihood import RandomisedMaximumLikelihood
 from posterior.samplers.red_diff import REDDiff
 from posterior.samplers.reverse_diffusion import (
     DDIM,
@@ -109,6 +110,7 @@ __all__ = [
     "PublishedAnnealing",
     "QuadraticSigmas",
     "REDDiff",
+    "RandomisedMaximumLikelihood",
     "RespacedSigmas",
     "ReverseDiffusion",
     "ReverseStep",

@@ -182,6 +182,10 @@ class AnnealedSampler(Sampler):
     ) -> Tensor:
         """The last state of a chain over `targets`, (R, C, H, W)."""
 
+    def at_level(self, i: int, levels: list[Level]) -> str:
+        """Stage and level i of 2, ..., N, for observers."""
+        return f"{self.stage}, level {i}/{len(levels)}"
+
     def last_score_sigma(self, prior: Prior) -> float:
         """Smoothing level of the score at the end."""
         return prior.sigma_min if self.score_sigma is None else self.score_sigma

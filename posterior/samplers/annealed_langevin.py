@@ -64,7 +64,7 @@ class AnnealedLangevin(AnnealedSampler):
         h, levels, done = self.step_size, self.levels(measurement), 0
         total = sum(level.num_steps for level in levels)
         noise = rng.randn_like("langevin", x) if self.averaged_noise else torch.empty(0)
-        for target, num_steps in self.targets(prior, measurement, levels, anchor, rng):
+        for i, (target, num_steps) in enumerate(self.targets(prior, measurement, levels, anchor, rng), start=2):
             for _ in range(num_steps):
                 x = x + h * target.drift(x)
                 if self.averaged_noise:
@@ -73,5 +73,5 @@ class AnnealedLangevin(AnnealedSampler):
                 else:
                     x = x + (2 * h) ** 0.5 * rng.randn_like("langevin", x)
                 done += 1
-                observe(self.stage, done, total, x)
+                observe(self.at_level(i, levels), done, total, x)
         return x

@@ -15,7 +15,10 @@ from posterior.priors.base import Prior
 from posterior.random import Streams
 
 Observer = Callable[[str, int, int, Tensor], None]
-"""Called after each step with (stage, step from 1, number of steps, state (R, C, H, W))."""
+"""Called after each step with (stage, step from 1, number of steps, state (R, C, H, W)).
+
+Behind a comma a stage may say where in it the step is: ``annealed Langevin, level 120/300``.
+"""
 
 
 def unobserved(stage: str, step: int, total: int, x: Tensor) -> None:

@@ -94,9 +94,10 @@ class ConditionalDenoiser:
             moved = (self.unconditioned(x + h * u, sigma) - denoised) / h  # J u
             applied = variance * direction + sigma**2 * self.jvp(denoised, clean, moved)  # M p
             curvature = torch.maximum(inner(direction, applied), inner(direction, variance * direction))
-            steps.append(rho / curvature.clamp_min(1e-30))  # J of a network is not quite >= 0
+            step = rho / curvature.clamp_min(1e-30)  # J of a network is not quite >= 0
+            steps.append(step.view(-1, 1, 1, 1))
             found = found + sigma**2 * steps[-1] * moved
-            residual = residual - steps[-1] * applied
+            residual = residual - step * applied
             rho_before, rho = rho, inner(residual, residual)
             direction = residual + rho / rho_before.clamp_min(1e-30) * direction
         return found + self._left(residual, variance, sigma), steps

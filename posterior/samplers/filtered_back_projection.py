@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from posterior.checks import real
+from posterior.checks import choice, real
 from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.operators.tomography import RayTransform
+from posterior.operators.tomography import RayTransform, Window
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
@@ -28,13 +27,14 @@ class FilteredBackProjection(Sampler):
         outside: value of a picture outside the image, -1 for air: the step to it is no part of what is filtered.
 
     Raises:
-        UserError: if a number is out of range; on a call, if the operator is no tomography.
+        UserError: if the window is another or a number out of range; on a call, if the operator is no tomography.
     """
 
-    window: Literal["ramp", "hann"] = "hann"
+    window: Window = "hann"
     outside: float = -1.0
 
     def __post_init__(self) -> None:
+        choice("FilteredBackProjection", "window", self.window, Window)
         real("FilteredBackProjection", "outside", self.outside)
 
     @torch.no_grad()

@@ -68,7 +68,7 @@ class KineticLangevin(AnnealedSampler):
         total, done = sum(level.num_steps for level in levels), 0
         momentum = rng.randn_like("momentum", x)
         score: Tensor | None = None
-        for target, num_steps in self.targets(prior, measurement, levels, anchor, rng):
+        for i, (target, num_steps) in enumerate(self.targets(prior, measurement, levels, anchor, rng), start=2):
             h = self.step(target, norm)
             kept = torch.exp(-self.friction * h) if isinstance(h, Tensor) else math.exp(-self.friction * h)
             for _ in range(num_steps):
@@ -80,7 +80,7 @@ class KineticLangevin(AnnealedSampler):
                 score = target.score(x)
                 momentum = momentum + h / 2 * (score + target.data_drift(x))
                 done += 1
-                observe(self.stage, done, total, x)
+                observe(self.at_level(i, levels), done, total, x)
         return x
 
     def step(self, target: Target, norm: float) -> float | Tensor:

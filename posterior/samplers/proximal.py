@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posterior.checks import choice
 from posterior.measurement import Measurement
 from posterior.operators.base import inner
 from posterior.priors.base import Prior
@@ -16,6 +17,8 @@ from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+
+Covariance = Literal["identity", "jacobian"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class ProximalDenoising(Sampler):
 
     schedule: SigmaSchedule = field(default_factory=lambda: RespacedSigmas(30))
     clip_denoised: bool = True
-    covariance: Literal["identity", "jacobian"] = "identity"
+    covariance: Covariance = "identity"
+
+    def __post_init__(self) -> None:
+        choice("ProximalDenoising", "covariance", self.covariance, Covariance)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
@@ -80,5 +86,6 @@ class ProximalDenoising(Sampler):
         u = measurement.proximal(denoised, sigma) - denoised
         w = self._denoise(prior, x + u, sigma) - denoised
         missing, moved = operator.restrict(measurement.y - measurement.observed(denoised)), measurement.observed(w)
-        curvature = inner(moved, moved) + (sigma_y / sigma) ** 2 * inner(u, w).clamp_min(0)
-        return denoised + (inner(missing, moved) / curvature.clamp_min(1e-30)).clamp(0, most) * w
+        seen, asked = (inner(one, moved).view(-1, 1, 1, 1) for one in (moved, missing))
+        curvature = seen + (sigma_y / sigma) ** 2 * inner(u, w).clamp_min(0)
+        return denoised + (asked / curvature.clamp_min(1e-30)).clamp(0, most) * w

@@ -13,12 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posterior.checks import real
+from posterior.checks import choice, real
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+
+FixedVariance = Literal["small", "large"]
 
 
 class ReverseStep(ABC):
@@ -72,7 +74,10 @@ class Ancestral(ReverseStep):
             p(x_next | x, x0)) or the largest.
     """
 
-    fixed_variance: Literal["small", "large"] = "small"
+    fixed_variance: FixedVariance = "small"
+
+    def __post_init__(self) -> None:
+        choice("Ancestral", "fixed_variance", self.fixed_variance, FixedVariance)
 
     def moments(
         self, x: Tensor, denoised: Tensor, fraction: Tensor | None, sigma: float, sigma_next: float

@@ -71,7 +71,8 @@ def test_what_is_kept_is_checked_without_sampling(files, tmp_path, monkeypatch, 
     report = json.loads((folder / "calibrate.json").read_text())
     (problem,) = report["samplers"][0]["problems"]
     assert {one["kind"] for one in problem["findings"]} == {"rank", "coverage", "spread", "pixels", "score"}
-    assert set(report["curves"]) == {"pixels", "coverage", "spread_skill"}
+    of_spread = {"sparsification", "sparsification_exact", "sparsification_least"}
+    assert set(report["curves"]) == {"pixels", "coverage", "spread_skill"} | of_spread
     assert len(problem["ranks"]["brightness"]) == 40
     assert LIMITS in (folder / "calibrate.md").read_text()
     assert (folder / "calibrate.html").read_text().count("<img") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from PIL import Image
@@ -36,10 +38,18 @@ def small(tmp_path, monkeypatch):
 def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
     module.demo(tmp_path / "out", limit=2, faces=1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"grid: {tmp_path / 'out' / 'grid.png'}"
-    table = lines[lines.index("2 held-out faces, means ± standard errors over them:") :]
-    assert len(table) <= 10
-    assert [line.split("|")[2].strip() for line in table[3:7]] == ["conditional", "DPS", *["conditional"] * 2]
+    assert lines[-2:] == [f"page: {tmp_path / 'out' / 'report.html'}", f"grid: {tmp_path / 'out' / 'grid.png'}"]
+    end = lines[lines.index("2 held-out faces, means ± standard errors over them:") : -2]
+    assert max(map(len, end)) <= 80
+    table = [re.split(" {2,}", line.strip()) for line in end[1:-2]]
+    assert table[0] == ["4x super-res.", "4x super-res.", "inpainting", "deblurring"]
+    assert table[1] == ["conditional", "DPS", "conditional", "conditional"]
+    assert [row[0] for row in table[2:]] == ["PSNR", "PSNR, mean", "LPIPS", "resid.", "std", "NFE"]
+    assert table[-1][2] == "5 + 5"
+    assert {len(row) for row in table[2:]} == {5}
+    page = (tmp_path / "out" / "report.html").read_text()
+    for method in ("conditional", "DPS"):
+        assert f'<th scope="row">{method}</th>' in page
     with Image.open(tmp_path / "out" / "grid.png") as picture:
         assert picture.width > 8 * 96  # measurement, four samples, mean, std, truth
         assert picture.height > 4 * 96

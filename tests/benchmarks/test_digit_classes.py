@@ -201,8 +201,11 @@ def test_the_command_counts_draws_and_goes_on(tmp_path, capsys):
 def test_what_cannot_be_counted_is_one_line(tmp_path):
     with pytest.raises(UserError, match="classes are counted under an EmpiricalPrior, not RingPrior"):
         digit_classes(["ring"], output=tmp_path)
-    with pytest.raises(UserError, match="the prior's images have no labels"):
-        digit_classes(["digits-one-bit"], images=IMAGES, output=tmp_path)
+    for given in ({"images": IMAGES}, {"labels": LABELS}):
+        with pytest.raises(UserError, match="images and labels belong together"):
+            digit_classes(["digits-one-bit"], **given, output=tmp_path)
+    with pytest.raises(UserError, match="the posterior is known under Gaussian noise only"):
+        digit_classes(["digits-super-resolution", "digits-one-bit"], width=0.3, output=tmp_path)
     with pytest.raises(UserError, match="shown must be >= 0 and <= 1"):
         digit_classes(measurements=2, shown=2, output=tmp_path)
     with pytest.raises(UserError, match="held-out digits must be >= 100"):
@@ -213,6 +216,7 @@ def test_what_cannot_be_counted_is_one_line(tmp_path):
         held_out_log_density(EmpiricalPrior(torch.zeros(3, 1, 4, 4)), torch.zeros(2, 1, 5, 5), [0.1])
     with pytest.raises(UserError, match="501 images are wanted, there are 500"):
         digit_width(HELD_OUT, count=501)
+    assert not list(tmp_path.iterdir())
 
 
 def test_digits_of_the_prior_are_as_near_to_held_out_ones_as_the_floor(tmp_path, capsys):

@@ -12,8 +12,8 @@ import scipy.stats
 import torch
 
 from benchmarks.__main__ import run as command
-from benchmarks.judge import FromFunction, judge, read_problem
-from benchmarks.judge.command import contestant_of, judge_command, of_settings
+from benchmarks.judge import FromFunction, judge, read_problem, running
+from benchmarks.judge.command import Progress, contestant_of, judge_command, of_settings
 from benchmarks.judge.planted import DISTANCE, NUMBERS, PLANTED, WIDTH, Planted, cheap_problem, judged_planted
 from benchmarks.judge.problems import chosen, shipped
 from benchmarks.judge.running import Budget, ExactSets, Sizes, draw, planned, run
@@ -386,7 +386,7 @@ def test_clipping_is_named():
     assert found["exact"][0].forward == 0
 
 
-def test_exact_sets_are_kept(problem, tmp_path):
+def test_exact_sets_are_kept_as_long_as_the_code_is_the_same(problem, tmp_path, monkeypatch):
     (case,) = problem.cases(["two-modes/compared/0"], 0)
     sizes = Sizes(1, 10, 0, 1)
     one = ExactSets(tmp_path, 0).of(problem, case, sizes)
@@ -396,6 +396,9 @@ def test_exact_sets_are_kept(problem, tmp_path):
     again = ExactSets(tmp_path, 0).of(problem, case, sizes)
     assert all(torch.equal(a, b) for a, b in zip(one.sets, again.sets, strict=True))
     assert path.stat().st_mtime_ns == stamp
+    monkeypatch.setattr(running, "PACKAGE", tmp_path / "other code")
+    ExactSets(tmp_path, 0).of(problem, case, sizes)
+    assert len(list((tmp_path / "exact").rglob("*.npz"))) == 2
 
 
 def test_a_config_has_other_settings_where_it_says_so(problem):
@@ -538,3 +541,14 @@ def test_error_over_spread_is_one_for_exchangeable_images_only():
     held = ((images[0] >= ordered[2]) & (images[0] <= ordered[6])).flatten(1).double().mean(dim=1)
     torch.testing.assert_close(trimmed[0], held)
     assert float(trimmed.mean()) == pytest.approx(0.4)
+
+
+def test_bars_are_drawn_until_the_work_is_done_and_not_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("posterior.terminal.redraws", lambda stream: True)
+    assert Progress(0.0, quiet=False).status.live is None
+    some = Progress(6.0, quiet=False)
+    some.begin("x", 2.0)
+    some.told(2)
+    assert some.status.live is not None
+    some.skip(6.0)
+    assert some.status.live is None

@@ -1,6 +1,7 @@
 """Other libraries' samplers through the judge: their code as their documents call it, our problems, our numbers."""
 
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -245,3 +246,13 @@ def test_without_the_package_it_is_a_line(monkeypatch):
     for one in theirs:
         with pytest.raises(UserError, match=r"needs (deepinv|azula)[^\n]*, which is not installed$"):
             one.judged.digest(problem)
+
+
+def test_all_that_is_kept_of_them_is_of_the_version_that_is_installed(tmp_path):
+    (problem,) = chosen(["two-modes"])
+    settings = "class_path: benchmarks.theirs.azula.AzulaTDS, tune: {num_particles: [2, 3]}"
+    (tmp_path / "list.yaml").write_text(f"theirs: {{one: {{{settings}, leaderboard: {{num_particles: [4]}}}}}}")
+    (one,) = listed(tmp_path / "list.yaml")
+    digests = [own.digest(problem) for own in (one.judged, one.plain, *one.curve.values(), *one.tune.values())]
+    assert len(set(digests)) == 4  # as it is judged and as it ships are the same
+    assert all(f"-azula-{version('azula')}-" in digest for digest in digests)

@@ -3,6 +3,7 @@
 import csv
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from PIL import Image
 
 from benchmarks.photos import denoising as judging
+from benchmarks.photos import noise_level as estimating
 from benchmarks.photos.denoising import Row, denoising, judged, table
+from benchmarks.photos.noise_level import Estimated
 from posterior import UserError
 from posterior.priors import GaussianFieldPrior
 
@@ -62,3 +65,37 @@ def test_what_is_missing_is_one_line(folder, tmp_path, monkeypatch):
     for levels, told in (((), "1 to 100 entries"), ((300.0,), "levels must be > 0 and <= 255")):
         with pytest.raises(UserError, match=told):
             denoising(prior, tmp_path / "out", folder, levels=levels)
+
+
+def test_noise_of_a_known_level_is_estimated_and_its_table_is_right(tmp_path, monkeypatch, capsys):
+    """Of a grey picture, where nothing but noise is measured."""
+    grey = [("grey", number, torch.zeros(3, 64, 64)) for number in range(3)]
+    monkeypatch.setattr(estimating, "pictures", lambda count: grey[:count])
+    rows = estimating.noise_level(tmp_path, levels=(0.05, 0.2), count=3)
+    assert [(row.image, row.level) for row in rows] == [(n, level) for n in range(3) for level in (0.05, 0.2)]
+    for row in rows:
+        assert row.ratio == pytest.approx(1, abs=0.05)
+    assert len({row.ratio for row in rows}) == 6  # noise of its own
+    with (tmp_path / "noise_level.csv").open() as file:
+        assert [float(row["ratio"]) for row in csv.DictReader(file)] == pytest.approx([r.ratio for r in rows], 1e-5)
+    assert capsys.readouterr().out.splitlines()[0] == "| | 0.05 | 0.2 |"
+    of = [Estimated("k", n, 0.1, ratio, ratio < 1.2) for n, ratio in enumerate((1.5, 1.0, 1.1))]
+    assert estimating.table(of) == ["| | 0.1 |", "| --- | --- |", "| k | 1.10 [1.00, 1.50], 2 |"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"levels": (0.0,)}, "levels must be > 0"), ({"levels": ()}, "levels"), ({"count": 0}, "count must be >= 1")],
+)
+def test_noise_levels_that_are_none_are_one_line(tmp_path, settings, told):
+    with pytest.raises(UserError, match=told):
+        estimating.noise_level(tmp_path, **settings)
+
+
+def test_the_pictures_of_the_estimate_are_those_of_the_page():
+    for extra in ("skimage", "resvg_py"):
+        pytest.importorskip(extra, reason="the extras 'photos' and 'faces' are not installed")
+    found = list(estimating.pictures(1))
+    assert [tuple(clean.shape[-2:]) for _, _, clean in found] == [(128, 128), (64, 64), (128, 128), (64, 64)]
+    page = (Path(__file__).parents[2] / "docs" / "measurements.md").read_text()
+    assert all(f"\n| {kind} | " in page for kind, _, _ in found)

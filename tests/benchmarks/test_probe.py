@@ -168,6 +168,25 @@ def test_a_score_that_is_wrong_below_a_level_is_not_recommended_there(field, ima
     assert found[0].bias.value > 0.9  # of 0.01, it takes 0.06 away: nearly all of that should have stayed
 
 
+def test_chains_that_stay_put_are_not_denied_to_a_prior_with_a_fault(field, images):
+    """Biased at the lowest level alone."""
+    found = measured(Planted(field, lambda d, x, s: d(x, torch.as_tensor(s).clamp_min(0.02))), images)
+    verdict = verdict_on(found)
+    assert not verdict.sound
+    assert score_sigma(found.chains) is not None
+    assert not any("stay put" in line for line in verdict.others)
+
+
+def test_no_fault_of_reading_is_named_of_what_was_trained_here(field, images):
+    """Noise levels twice too large, were they read wrongly; here a network that has hardly learnt."""
+    found = measured(Planted(field, lambda d, x, s: d(x, 2 * s)), images)
+    assert verdict_on(found).fault is not None
+    verdict = verdict_on(found, trained_here=True)
+    assert verdict.fault is None
+    assert not verdict.sound
+    assert not any("not what it claims" in line for line in [verdict.sentence, *verdict.others])
+
+
 def test_levels_that_disagree_drift(field, images, linear):
     broken = Planted(field, lambda d, x, s: d(x, s) + 0.3 * (1 + math.copysign(1, s - 0.9)))
     sound, jump = (level(prior, linear, images, 1.0, streams()).drift for prior in (field, broken))
@@ -295,6 +314,16 @@ def test_fit_on_a_folder_trains_probes_and_writes_a_card(folder, monkeypatch, ca
     capsys.readouterr()
     told = refused("fit --images", [*words[1:], "--hours=1"], capsys)
     assert f"{run} holds a run with --hours 0.00667, not 1.0: choose another --output" in told
+
+
+def test_few_pictures_are_not_learnt_by_heart(folder, monkeypatch, capsys):
+    """32 of 64 to learn from, a batch: a step sees each once."""
+    monkeypatch.setattr(fit_folder, "seconds_a_step", lambda *settings: 0.85)
+    for hours, steps in ((0.08, 288), (1.0, fit_folder.MOST_VISITS)):  # 3600 in an hour
+        settings = fit_folder.chosen_settings(folder / "pictures", hours, 8, folder / "run")
+        assert settings["trainer"]["max_steps"] == steps
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("32 pictures to learn from take 300 of the ") == 1
 
 
 def test_bad_input_of_fit_is_one_line(folder, monkeypatch, capsys):

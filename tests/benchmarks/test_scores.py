@@ -20,6 +20,7 @@ from benchmarks.judge.scores import (
     pooled_test,
     scale_tests,
     score_test,
+    sparsification_curves,
     spread_skill,
 )
 from benchmarks.judge.verdict import ranks_along
@@ -144,6 +145,22 @@ def test_curves_of_an_exact_sampler_are_straight_and_of_a_narrow_one_are_not():
     assert ((skill.low <= skill.x) & (skill.x <= skill.high)).mean() > 0.8
     assert (spread_skill(narrow(x)).low > spread_skill(narrow(x)).x).all()
     assert len(spread_skill(x[:, :9]).x) == 1
+
+
+def test_sparsification_tells_a_spread_that_knows_where_the_error_is():
+    """Half of the numbers vary 1/4 as much: alone they have 1 / (1/2 + 2) of the error of all, whatever the law."""
+    x = torch.randn(20, 200, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[..., :4] /= 4
+    kept, exact, least = sparsification_curves(x)
+    assert kept.x[9] == 0.5
+    assert kept.y[9] == pytest.approx(0.4, abs=0.01)
+    assert (kept.y[-1], exact.y[-1], least.y[-1]) == (1, 1, 1)
+    assert (np.abs(kept.y - exact.y) <= 3 * (kept.high - kept.low) / (2 * 1.96)).all()
+    assert (least.y[:-1] < kept.y[:-1]).all()
+    x[1:] = x[1:].flip(-1)  # the spread is now greatest where the error is least
+    wrong, still, _ = sparsification_curves(x)
+    assert (wrong.low[:-1] > still.y[:-1]).all()
+    assert wrong.y[9] > 1
 
 
 def test_what_is_missing_at_fine_scales_is_found_there():

@@ -121,10 +121,10 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
         Path(folder).mkdir(parents=True)
         Path(folder, "metrics.json").write_text(json.dumps({"images": 4, "metrics": {"sample": values, "mean": {}}}))
     compare([Path("a/dps"), Path("b/dps")])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1:-1] for line in lines[2:]] == [
-        [" a/dps ", " 4      ", " 1.25 +- 0.1 "],
-        [" b/dps ", " 4      ", " 2.5 +- 0.1  "],
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["run", "images", "l2"],
+        ["a/dps", "4", "1.25", "+-", "0.1"],
+        ["b/dps", "4", "2.5", "+-", "0.1"],
     ]
     with pytest.raises(UserError, match="holds no finished run"):
         compare([tmp_path])

@@ -1,18 +1,20 @@
 """States on their way: exact ones are at the floor at every level; wrong ones leave it where y begins to count."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.__main__ import run as command
 from benchmarks.judge.problems import Problem, chosen
-from benchmarks.judge.trajectory import trajectory
+from benchmarks.judge.trajectory import levels, trajectory
 from posterior import UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import PhaseRetrieval
 from posterior.priors import EmpiricalPrior
 from posterior.random import stream
-from posterior.samplers import DPS, Ancestral, GeometricSigmas, Sampler, posterior_of
+from posterior.samplers import DPS, Ancestral, GeometricSigmas, RespacedSigmas, Sampler, posterior_of
 
 SIGMAS = GeometricSigmas(12, 10.0, 0.05).sigmas()
 
@@ -57,3 +59,36 @@ def test_dps_has_a_level_for_every_step(problem):
         trajectory(sampler, SIGMAS[:12], problem, ["few/0"], 2)
     with pytest.raises(UserError, match="under an EmpiricalPrior only"):
         trajectory(sampler, SIGMAS, chosen(["two-modes"])[0], ["two-modes/0"], 2)
+
+
+def test_the_command_has_a_row_for_every_level_that_is_looked_at(tmp_path, capsys):
+    sampler, problem = tmp_path / "few.yaml", "digits-super-resolution"
+    schedule = {"class_path": "posterior.samplers.RespacedSigmas", "init_args": {"respacing": 5}}
+    settings = {"class_path": "posterior.samplers.DPS", "init_args": {"schedule": schedule, "clip_denoised": False}}
+    sampler.write_text(json.dumps(settings))
+    asked = ["--measurements", "2", "--samples", "4", "--every", "2", "--seed", "3"]
+    command("trajectory", ["--sampler", str(sampler), "--problem", problem, *asked])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    dps = DPS(RespacedSigmas(5), clip_denoised=False)
+    ids = [f"{problem}/compared/{number}" for number in range(2)]
+    found = trajectory(dps, dps.schedule.sigmas(), chosen([problem])[0], ids, 4, 3, 2)
+    assert head == "| level | W2 / floor: median | worst |"
+    assert rows == [f"| {one.sigma:.3g} | {one.ratio:.2f} | {one.worst:.2f} |" for one in found]
+    assert len(rows) == 3  # after 2, 4 and 5 steps
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"problem": "digits-*"}, r"--problem: 'digits-\*' names 6 problems, it must be one"),
+        ({"problem": "nowhere"}, "there is no problem 'nowhere'"),
+        ({"problem": "two-modes"}, "under an EmpiricalPrior only"),
+        ({"sampler": "sampler/conditional", "problem": "digits-one-bit"}, "has no schedule of noise levels"),
+        ({"sampler": "sampler/nothing"}, "the file of settings sampler/nothing does not exist"),
+        ({"measurements": 0}, "measurements must be >= 1"),
+        ({"samples": 1}, "samples must be >= 2"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(asked, told):
+    with pytest.raises(UserError, match=rf"^[^\n]*{told}[^\n]*$"):
+        levels(**asked)

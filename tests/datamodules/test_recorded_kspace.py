@@ -249,6 +249,29 @@ def test_an_ismrmrd_file_is_the_same_scan(tmp_path):
         assert units["sigma_low"] < 2 * SIGMA * 0.5**0.5 < units["sigma_high"]  # half the bandwidth, half the variance
 
 
+def test_averages_of_some_columns_leave_the_mean_variance(tmp_path):
+    """Half of the columns averaged four times: (1 + 1 / 4) / 2 of the variance of one acquisition."""
+    ismrmrd = pytest.importorskip("ismrmrd", reason="the extra 'test' is not installed")
+    _, kspace, _ = scan(noise=0.0)
+    rng = np.random.default_rng(0)
+    with ismrmrd.Dataset(str(tmp_path / "scan.h5")) as file:
+        file.write_xml_header(header(rows=64))
+        prescan = SIGMA * (rng.standard_normal((1, 4000)) + 1j * rng.standard_normal((1, 4000)))
+        one = ismrmrd.Acquisition.from_array(prescan.astype(np.complex64))
+        one.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+        file.append_acquisition(one)
+        for line in [*range(40), *(3 * list(range(20, 40)))]:
+            data = kspace[0, :, :, line].astype(np.complex64)
+            line_of = ismrmrd.Acquisition.from_array(data, center_sample=32)
+            line_of.idx.kspace_encode_step_1 = line
+            file.append_acquisition(line_of)
+    (batch,) = measured(tmp_path / "scan.h5")
+    units = batch.units[batch.ids[0]]
+    assert units["sigma_low"] < SIGMA * 0.625**0.5 < units["sigma_high"]
+    y = to_complex(batch.measurement.y)[0].numpy() * units["scale"]
+    np.testing.assert_allclose(y, kspace[0], atol=1e-6 * np.abs(kspace).max())
+
+
 def test_noise_levels_have_the_coverage_they_state():
     rng = np.random.default_rng(0)
     levels = [noise_level(2 * (rng.standard_normal(100) + 1j * rng.standard_normal(100))) for _ in range(400)]

@@ -36,11 +36,22 @@ def test_the_filter_is_about_scipys_and_blind_to_what_is_flat():
     truth = pictures()[1][:1]
     expected = scipy.ndimage.gaussian_laplace(truth[0, 0].double().numpy(), 1.5, mode="nearest")
     assert np.linalg.norm(edges(truth)[0, 0].numpy() - expected) < 0.03 * np.linalg.norm(expected)
-    assert edges(torch.full((1, 3, 20, 20), -1.0)).abs().max() < 1e-6
+    assert edges(torch.full((1, 3, 20, 20), -0.7)).abs().max() == 0
     assert HFEN()(truth + 0.1, truth, None) < 1e-5
     blurred = torch.from_numpy(scipy.ndimage.gaussian_filter(truth.numpy(), (0, 0, 1, 1)))
     assert HFEN()(truth, truth, None) == 0
     assert 0.2 < HFEN()(blurred, truth, None) < 1
+
+
+@pytest.mark.parametrize(("channels", "level"), [(1, -1.0), (1, 0.3), (2, 0.0), (2, 0.3), (3, 0.1)])
+def test_a_flat_truth_has_no_edges_to_divide_by(channels, level):
+    """0 for what is flat too; else no finite value, and not that of rounding."""
+    truth = torch.full((2, channels, 20, 20), level)
+    x = truth.clone()
+    x[0, :, 5:9, 5:9] += 0.2
+    assert HFEN()(x, truth, None).tolist() == [float("inf"), 0]
+    assert HFEN()(truth + 0.1, truth, None).tolist() == [0, 0]
+    assert torch.isfinite(HFEN()(truth, x, None)[0])
 
 
 def test_of_complex_images_it_is_the_magnitudes():

@@ -9,7 +9,7 @@ import torch
 
 from posterior import UserError
 from posterior.metrics import AUSE, CRPS, EnergyScore, Residual, SampleMetric, SpreadOverError
-from posterior.metrics.samples import sparsification
+from posterior.metrics.samples import sparsification, spread_skill
 from posterior.module import PosteriorSampling
 from posterior.samplers import ExactGaussian
 from tests.fake_device import FakeDevice
@@ -70,12 +70,44 @@ def test_sparsification_by_hand():
     assert float(AUSE()(samples, truth)) == pytest.approx((3 + 1 + 1 / 3 + 0) / 4 / 2.5)
 
 
+def test_spread_and_skill_by_hand():
+    """The same four numbers, in two bins; of two samples the variance is 2 spread^2, times (1 + 1 / 2)."""
+    error, spread = torch.tensor([4.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    samples, truth = torch.stack([error + spread, error - spread])[:, None], torch.zeros(1, 4)
+    said, made = spread_skill(samples, truth, 2)
+    assert said[0].tolist() == pytest.approx([math.sqrt(3 * (1 + 4) / 2), math.sqrt(3 * (9 + 16) / 2)])
+    assert made[0].tolist() == pytest.approx([math.sqrt((16 + 1) / 2), math.sqrt((4 + 9) / 2)])
+    assert [len(one[0]) for one in spread_skill(samples, truth)] == [4, 4]  # no bin is empty
+
+
+def test_exact_samples_have_the_error_that_they_say():
+    said, made = spread_skill(*pairs(9, 400, (1, 16, 16)), 1)
+    assert float(made.square().mean() / said.square().mean()) == pytest.approx(1, abs=0.02)
+
+
 def test_a_spread_that_tells_the_error_has_no_area():
     truth = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + 0.1
     told = torch.stack([truth, -truth])  # the mean 0, the spread the error itself
     assert AUSE()(told, truth).abs().max() < 1e-6
     misled = torch.stack([1 / truth, -1 / truth])
     assert AUSE()(misled, truth).min() > 0.3
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_where_nothing_is_wrong_no_order_is_better_and_no_spread_is_wanted(count):
+    """Also where the mean of equal numbers is another number in float32."""
+    samples, truth = pairs(count, 2, (3, 8, 8))
+    samples[:, 0] = truth[0]
+    assert AUSE()(samples, truth)[0] == 0
+    assert SpreadOverError()(samples, truth)[0] == 1
+    assert SpreadOverError()(samples[:1].expand_as(samples), truth).tolist() == [1, pytest.approx(0, abs=1e-6)]
+
+
+def test_a_spread_about_the_truth_itself_has_no_finite_ratio():
+    truth = torch.zeros(1, 1, 4, 4)
+    samples = torch.stack([truth + 1, truth - 1])
+    assert SpreadOverError()(samples, truth).isinf().all()
+    assert AUSE()(samples, truth) == 0
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

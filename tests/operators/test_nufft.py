@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from posterior import UserError
+from posterior import Measurement, Streams, UserError
+from posterior.noise import GaussianNoise
 from posterior.operators import GivenTrajectory, NonCartesianMRI, Radial, Spiral
 from posterior.operators.base import power_iteration_norm
 from posterior.operators.mri import centred_fft, simulated_coils, to_channels, to_complex
+from posterior.priors import GaussianFieldPrior
+from posterior.samplers import MMPS, ConditionalDescent, ProximalDenoising, RandomisedMaximumLikelihood, RespacedSigmas
 
 
 def direct_sum(z, points):
@@ -107,3 +110,24 @@ def test_bad_settings_and_files_are_named(tmp_path, coils):
     np.save(tmp_path / "far.npy", np.full((4, 2), 7.0))
     with pytest.raises(UserError, match=r"far\.npy reaches 2\.23 pi radians a pixel as unit: radians"):
         NonCartesianMRI(GivenTrajectory(tmp_path / "far.npy", "radians")).realise((2, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [ConditionalDescent(calls=70), ProximalDenoising(), MMPS(RespacedSigmas(5)), RandomisedMaximumLikelihood()],
+)
+def test_samplers_take_measurements_that_are_no_pictures(sampler):
+    """Each row on its own: y is (R, 2 coils, M), of other dimensions than an image."""
+    operator = NonCartesianMRI(Radial(7)).realise((2, 8, 8)).to(torch.float64)
+    prior = GaussianFieldPrior.fit(torch.randn(20, 2, 8, 8, generator=torch.Generator().manual_seed(0))).to(
+        torch.float64
+    )
+    noise = torch.randn(2, *operator.measurement_shape, generator=torch.Generator().manual_seed(1)).double()
+    truth = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(2)).double()
+    measurement = Measurement.simulate(truth, operator, GaussianNoise(0.05), noise)
+    both = sampler(prior, measurement, Streams(0, ["a", "b"]))
+    alone = sampler(prior, measurement.rows(torch.tensor([1])), Streams(0, ["b"]))
+    assert both.shape == (2, 2, 8, 8)
+    torch.testing.assert_close(both[1:], alone, rtol=1e-6, atol=1e-6)
+    residual = (measurement.y - measurement.observed(both)).flatten(1).norm(dim=1)
+    assert (residual < 0.5 * measurement.y.flatten(1).norm(dim=1)).all()

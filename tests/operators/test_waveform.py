@@ -88,6 +88,8 @@ def test_the_view_is_a_picture():
         (lambda: AcousticWaves(shots=0), "shots must be >= 1"),
         (lambda: AcousticWaves().realise((3, 16, 16)), "must have 1 channel"),
         (lambda: AcousticWaves(shots=20).realise((1, 16, 16)), "20 shots, but a row has 16 pixels"),
+        (lambda: AcousticWaves(steps=1, every=1).realise(SHAPE), "one in 1 of 1 steps is heard, and none has sound"),
+        (lambda: AcousticWaves(steps=9, every=9).realise(SHAPE), "one in 9 of 9 steps is heard, and none has sound"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(family, message):

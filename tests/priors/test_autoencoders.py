@@ -281,6 +281,7 @@ WEIGHTS, CONFIG = "vae/diffusion_pytorch_model.safetensors", "vae/config.json"
     ("spoil", "told"),
     [
         (lambda f: shutil.rmtree(f / "vae"), "has no autoencoder: neither config.json nor vae/ nor vqvae/"),
+        (lambda f: (f / CONFIG).unlink(), "vae/config.json is missing: the autoencoder's configuration"),
         (lambda f: (f / WEIGHTS).unlink(), "vae has no weights"),
         (lambda f: edited(f / CONFIG, _class_name="AutoencoderDC"), "config.json: _class_name 'AutoencoderDC' is not"),
         (lambda f: edited(f / CONFIG, scaling_factor="one"), "config.json: scaling_factor must be a number, got 'one'"),

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.matrix.comparison import write_matrix_page
@@ -200,6 +201,31 @@ def test_outlines_lie_round_where_samples_disagree(look, tmp_path):
     assert page.text_content("#level").startswith("Outlined: the tenth of the pixels")
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1600, "dark")])
+def test_what_the_spread_tells_is_drawn_with_and_without_scripts(look, run, width, scheme):
+    contrast = """all => all.map(one => { const of = name => {
+        const [r, g, b] = getComputedStyle(name ? one : document.body)[name || "backgroundColor"].match(/[\\d.]+/g)
+            .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.05 + 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        const both = [of("fill"), of("")]; return Math.max(...both) / Math.min(...both); })"""
+    plain, page = look(run, width, scripts=False, scheme=scheme), look(run, width, scheme=scheme)
+    told = [one.get_attribute("aria-label") for one in plain.locator("#i1 .spread svg").all()]
+    assert len(told) == 2
+    page.evaluate("show(1)")
+    for shown, place in ((plain, "#i1"), (page, "#spread")):
+        drawings = shown.locator(f"{place} .spread svg")
+        assert [one.get_attribute("aria-label") for one in drawings.all()] == told
+        assert all(one.is_visible() for one in drawings.all())
+        assert min(drawings.locator("text, circle").evaluate_all(contrast)) > 4.5
+        heights = drawings.locator("text").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+        assert min(heights) >= 12
+        cut = """all => all.filter(one => {
+            const [own, whole] = [one, one.ownerSVGElement].map(each => each.getBoundingClientRect());
+            return own.left < whole.left || own.right > whole.right || own.bottom > whole.bottom; }).length"""
+        assert drawings.locator("text").evaluate_all(cut) == 0
+        assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_samples_that_differ_everywhere_alike_have_no_outlines(look, tmp_path):
     folder = tmp_path / "run"
     write_run(folder, ["a"], side=SIDE)
@@ -212,8 +238,6 @@ def test_samples_that_differ_everywhere_alike_have_no_outlines(look, tmp_path):
 
 
 def test_complex_images_show_magnitude_and_phase(look, tmp_path):
-    import torch
-
     folder = write_run(tmp_path / "run", ["a"], side=SIDE)
     picture = phase_pixels(torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
     for name in ("sample_000", "truth"):
@@ -348,7 +372,7 @@ def test_methods_are_flipped_through_and_held_against_each_other(look, matrix, t
         assert (drawn(page, "mean") == pixels(0, "mean", SIDE, run=method)).all()
         assert (drawn(page, "truth") == pixels(0, "truth", SIDE)).all()
         assert page.text_content("[data-panel=method_0] figcaption span") == name
-        assert page.text_content("[data-panel=std] figcaption span") == f"{name}, std, smoothed by 1 pixel"
+        assert page.text_content("[data-panel=std] figcaption span") == f"{name}, std of 2, smoothed by 1 pixel"
         assert page.text_content("#table tr.now th") == name
         less = pixels(0, "sample_000", SIDE, run=method).astype(int) - pixels(0, "truth", SIDE)
         assert (drawn(page, "difference") == np.clip(128 + less, 0, 255)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -45,6 +46,17 @@ def test_means_have_students_intervals_and_differences_are_paired(tmp_path):
     assert f"<td>{mean:.4g} ± {half:.2g}</td>" in page
     assert '<th scope="row">kinetic</th><td>exact</td><td>+2</td>' in page  # the same difference on every image
     assert "psnr less that of exact, on the same images" in page
+
+
+def test_the_samples_of_each_method_and_the_window_of_their_map_are_said(tmp_path):
+    runs = [write_run(tmp_path / name, IDS, samples) for name, samples in (("few", 2), ("<many>", 5))]
+    page = write_comparison(tmp_path, [Result.of_run("sr", run.name, 0, read_run(run)) for run in runs], []).read_text()
+    assert "Samples of each image: few 2, &lt;many&gt; 5. " in page
+    assert "Maps of the standard deviation over them are smoothed by 1 pixel." in page
+    labels = {a["alt"] for tag, a in Parsed(page).found if tag == "img" and a["alt"].endswith(" of a")}
+    assert {"few: mean of 2 of a", "few: standard deviation of 2, smoothed by 1 pixel of a"} < labels
+    assert {"<many>: mean of 5 of a", "<many>: standard deviation of 5, smoothed by 1 pixel of a"} < labels
+    assert index(page)["groups"][0]["samples"] == [2, 5]
 
 
 def test_a_matrix_that_was_killed_shows_what_is_there_and_says_so(tmp_path, capsys):
@@ -97,7 +109,13 @@ def test_compare_leaves_the_page_by_task_and_keeps_its_table(tmp_path, capsys):
     (runs[1] / "config.yaml").write_text(other)
     compare(runs, output=tmp_path / "out")
     said = capsys.readouterr().out
-    assert said.startswith("| run")
+    assert said.startswith("run")
+    assert max(len(line) for line in said.splitlines()[:-1]) <= 80
+    for number in range(3):  # the mean over images and two samples each; one standard deviation of three values
+        values = [number + psnr(image, 0.5) for image in range(3)]
+        mean = sum(values) / 3
+        error = (sum((value - mean) ** 2 for value in values) / 2 / 3) ** 0.5
+        assert f"  {mean:.4g} +- {error:.2g}" in said
     assert said.endswith(f"page: {tmp_path / 'out' / 'report.html'}\n")
     found = index((tmp_path / "out" / "report.html").read_text())
     assert found["methods"] == [str(runs[0]), str(runs[2]), "b"]
@@ -106,11 +124,23 @@ def test_compare_leaves_the_page_by_task_and_keeps_its_table(tmp_path, capsys):
     assert found["groups"][1]["base"] == 2
 
 
+def test_many_runs_of_long_names_fit_eighty_columns_and_lose_nothing(tmp_path, capsys):
+    """As `make compare` has them: names of demos, all their metrics."""
+    names = [f"demo_{task}_{end}" for task in ("random_inpainting", "super_resolution") for end in ("dps", "kinetic")]
+    compare([write_run(tmp_path / name, IDS, better=number) for number, name in enumerate(names)], output=tmp_path)
+    *lines, _ = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = "  ".join(line for line in lines if line.startswith("run"))
+    assert {"images", "psnr", "resid.", "NFE fwd", "NFE bwd", "s/sample"} <= set(re.split(" {2,}", heads))
+    for name in (name if len(name) <= 28 else f"{name[:12]}...{name[-12:]}" for name in names):
+        assert sum(line.startswith(name) for line in lines) == heads.count("run")
+
+
 def test_a_page_of_runs_that_cannot_be_written_is_a_warning(tmp_path, capsys, caplog):
     run = write_run(tmp_path / "a", IDS)
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     compare([run], output=tmp_path / "out")
-    assert "| " in capsys.readouterr().out
+    assert "psnr" in capsys.readouterr().out
     assert "no page could be written" in caplog.text
 
 

@@ -153,7 +153,8 @@ def test_cost_and_progress_of_algorithm_3(field):
     assert (field.cost.forward, field.cost.backward) == (20 + descent + 29 * 2, 20)
     assert steps[19] == ("DPS", 20, 20)
     assert steps[19 + descent] == ("reverse diffusion", descent, descent)
-    assert steps[-1] == ("annealed Langevin", 58, 58)
+    assert steps[20 + descent : 22 + descent] == [("annealed Langevin, level 2/30", step, 58) for step in (1, 2)]
+    assert steps[-1] == ("annealed Langevin, level 30/30", 58, 58)
 
 
 def test_the_score_is_read_at_its_smoothing_level():

@@ -43,3 +43,8 @@ def test_what_it_is_not_for_is_named():
         FilteredBackProjection()(None, measurement, Streams(0, ["a"]))
     with pytest.raises(UserError, match=r"FilteredBackProjection: outside must be"):
         FilteredBackProjection(outside=float("nan"))
+    with pytest.raises(UserError, match=r"^FilteredBackProjection: window must be ramp or hann, got 'Hann'$"):
+        FilteredBackProjection("Hann")
+    rays = ParallelBeam(3).realise((1, 8, 8))
+    with pytest.raises(UserError, match=r"^filtered_back_projection: window must be ramp or hann, got 'none'$"):
+        rays.filtered_back_projection(torch.zeros(1, *rays.measurement_shape), "none")

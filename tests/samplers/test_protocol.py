@@ -63,6 +63,7 @@ from posterior.samplers import (
     Projection,
     ProximalDenoising,
     PublishedAnnealing,
+    RandomisedMaximumLikelihood,
     REDDiff,
     RespacedSigmas,
     ReverseDiffusion,
@@ -94,6 +95,13 @@ def mixture() -> GaussianMixturePrior:
     return GaussianMixturePrior(
         torch.tensor([0.4, 0.6]), means, directions, torch.full((2, 4), 0.3), torch.tensor([0.05, 0.1])
     )
+
+
+def one_gaussian() -> GaussianMixturePrior:
+    """The first of the two."""
+    both = mixture()
+    parts = (getattr(both, name)[:1] for name in ("means", "directions", "variances", "rest"))
+    return GaussianMixturePrior(torch.ones(1), *parts)
 
 
 def given(width: float = 0.0) -> EmpiricalPrior:
@@ -259,6 +267,10 @@ ENTRIES = {
         FilteredBackProjection(), field, 0, family=FanBeam(6), deterministic=True, bad={"outside": float("nan")}
     ),
     "ExactGaussian": Entry(ExactGaussian(), field, 0, family=BLUR, stops_early=True, bad={"tolerance": 1.0}),
+    "RandomisedMaximumLikelihood": Entry(
+        RandomisedMaximumLikelihood(3, 4), field, 0, family=BLUR, bad={"num_steps": 0, "inner_steps": 0}
+    ),
+    "RandomisedMaximumLikelihood, mixture": Entry(RandomisedMaximumLikelihood(3, 4), one_gaussian, 0),
     "ExactMixture": Entry(ExactMixture(), mixture, 0),
     "ExactEmpirical": Entry(
         ExactEmpirical(),

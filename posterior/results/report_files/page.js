@@ -111,7 +111,7 @@ async function show(number) {
   $("title").textContent = view.id;
   $("phase").hidden = !view.complex;
   $("outlines").hidden = !view.variance;
-  $("table").replaceChildren(part?.querySelector(".wide, p")?.cloneNode(true) || brief(number));
+  for (const [id, kind, without] of [["table", ".wide, p", brief(number)], ["spread", ".spread", ""]]) $(id).replaceChildren(part?.querySelector(kind)?.cloneNode(true) || without);
   const same = names.indexOf(`method_${method}`);
   sample = several() && same >= 0 ? same : clamp(sample, 0, Math.max(0, names.length - 1));
   build();
@@ -226,7 +226,7 @@ function refresh() {
   method = several() && now ? +now.slice(7) : 0;
   const get = name => found.get(`${now}_${name}`) || (on.phase && found.get(`${name}_phase`)) || found.get(name);
   const raw = on.raw && view.variance && !several(), alone = `each pixel alone, from 8-bit ${view.complex ? "magnitudes" : "pictures"}`;
-  const smoothed = `smoothed by ${index.window} pixel`, own = (name, how = "") => found.has(`${now}_${name}`) ? `${shown()}, ${name}${how}` : several() ? `${shown()} has no ${name}` : "";
+  const smoothed = `smoothed by ${index.window} pixel`, own = (name, how = "") => found.has(`${now}_${name}`) ? `${shown()}, ${name} of ${group(view.number).samples[method]}${how}` : several() ? `${shown()} has no ${name}` : "";
   const base = view.truth ? "truth" : index.methods[+names[0]?.slice(7)], unit = view.complex ? "±1 of magnitude" : "±1";
   const texts = { [names[0]]: several() || K === 1 ? shown() : `Sample ${sample} of 0 to ${K - 1}`, split: `${shown()} | ${other()}`,
     mean: own("mean"), std: own("std", `, ${smoothed}`) || `Std of ${K}, ${raw ? alone : smoothed}`,
