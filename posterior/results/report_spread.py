@@ -17,7 +17,7 @@ from torch import Tensor
 from posterior.metrics.samples import sparsification, sparsification_area, spread_skill
 from posterior.results.report_folder import Picture
 
-WIDE, HIGH, LEFT, RIGHT, HEAD, FOOT = 260, 200, 44, 24, 24, 40
+WIDE, HIGH, LEFT, RIGHT, HEAD, FOOT = 280, 200, 60, 24, 24, 40
 """Of a drawing, in its own pixels: its sides, and the room round what is drawn."""
 SHARES = torch.arange(1, 51) / 50
 """Where a sparsification curve has its points."""
