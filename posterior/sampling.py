@@ -101,8 +101,8 @@ def sample(
     A sample depends on (seed, image id, its number) alone: not on batch_size, num_samples or the other rows of y. It is
     the one that ``posterior-sampling predict`` draws of that y with the same seed, id, prior and sampler.
 
-    A y that is surely of images in [0, 1] is a warning that names the factor 2; nothing is changed. Most such y are
-    found where there are two or more of little noise, about half of single ones
+    A y that is surely of images in [0, 1] is a warning that names the factor 2; nothing is changed. Not all such y are
+    found: most where there are four or more of little noise, single ones less often
     (`posterior.value_range.of_unit_range`). Where all of y is bright this takes up to 768 calls of the network before
     sampling begins, which a line on standard error says; `cost` is without them.
 

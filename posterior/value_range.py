@@ -32,7 +32,7 @@ FEW_DARK, DARK = 0.002, 0.02
 """Share of dark numbers in a bright measurement, at most; in one that is not, at least."""
 FLATTER = 0.9
 """A draw whose spread times this is below that of y is no flatter than y."""
-SELDOM = 1e-3
+FALSE_ALARMS = 1e-3
 """Share of right measurements that may look so."""
 INDEPENDENT = 2
 """Rows of y that count, at most: they may be of pictures that are much alike."""
@@ -114,7 +114,7 @@ def of_unit_range(prior: Prior, measurement: Measurement, seed: int, batch_size:
         for dark, spread in of_draws(prior, measurement, brightness, seed, batch_size):
             bright, flat = bright + (dark < DARK).sum(), flat + (FLATTER * spread <= contrast).sum()
             share = (bright / (1 + DRAWS)) ** min(len(y), INDEPENDENT) * (flat / (1 + DRAWS))
-            if waits.fetch("range of y", share >= SELDOM):  # and it only grows
+            if waits.fetch("range of y", share >= FALSE_ALARMS):  # and it only grows
                 return False
     except Diverged:
         return False

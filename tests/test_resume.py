@@ -194,6 +194,14 @@ def test_a_journal_that_is_no_file_is_named(quick, capsys):
     assert "sessions.jsonl is no file: remove it" in complaint(quick, capsys, model__num_samples=1)
 
 
+def test_a_record_that_no_run_has_written_is_named_before_any_work(quick, capsys):
+    path = quick(model__num_samples=1) / "journal" / "rank0.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(lines[0]) | {"residual": None}), *lines[1:]]) + "\n")
+    told = complaint(quick, capsys, model__num_samples=1)
+    assert "rank0.jsonl, line 1: residual must be a number, got None: remove that line" in told
+
+
 def test_results_of_another_format_are_refused_and_those_before_formats_read(quick, capsys):
     output = quick(model__num_samples=1)
     sessions = output / "journal" / "sessions.jsonl"

@@ -29,7 +29,7 @@ from benchmarks.judge.statistics import (
     spread_test,
 )
 from posterior.metrics.distribution import leave_one_out_scores
-from posterior.metrics.samples import sparsification
+from posterior.metrics.samples import at_shares, sparsification
 
 BOOTSTRAP = 1000
 """Sets of images with replacement, for an interval."""
@@ -203,8 +203,7 @@ def sparsification_curves(images: Tensor) -> tuple[Curve, Curve, Curve]:
     found = [sparsification(images[[other for other in rows if other != row]], images[row]) for row in rows]
     kept, best = found[0]
     usual = torch.stack([of_row for of_row, _ in found]).mean(dim=0)
-    places = (SHARES.double() * kept.shape[1]).round().long().clamp_min(1) - 1
-    of_truth, exact, least = (_relative(curve[:, places].double().numpy()) for curve in (kept, usual, best))
+    of_truth, exact, least = (_relative(at_shares(curve, SHARES).double().numpy()) for curve in (kept, usual, best))
     return of_truth, exact, least
 
 

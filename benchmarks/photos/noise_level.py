@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.tools.html import pipes
 from benchmarks.tools.tables import write_rows
 from datamodules.photos import PhotoCrops
 from datamodules.toon import render_toon_face
@@ -99,13 +100,12 @@ def judged(kind: str, image: int, level: float, y: Tensor) -> Estimated:
 def table(rows: Sequence[Estimated]) -> list[str]:
     """A line a kind: median [least, greatest] ratio, and how many intervals hold, of each level; Markdown."""
     levels = list(dict.fromkeys(row.level for row in rows))
-    lines = [f"| | {' | '.join(f'{level:g}' for level in levels)} |", f"|{' --- |' * (1 + len(levels))}"]
+    lines = [["pictures", *(f"{level:g}" for level in levels)]]
     for kind in dict.fromkeys(row.kind for row in rows):
-        cells = []
+        lines.append([kind])
         for level in levels:
             of = [row for row in rows if (row.kind, row.level) == (kind, level)]
             ratios = np.array([row.ratio for row in of])
             held = sum(row.holds for row in of)
-            cells.append(f"{np.median(ratios):.2f} [{ratios.min():.2f}, {ratios.max():.2f}], {held}")
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return lines
+            lines[-1].append(f"{np.median(ratios):.2f} [{ratios.min():.2f}, {ratios.max():.2f}], {held}")
+    return pipes(lines)

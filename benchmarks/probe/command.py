@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from benchmarks.judge.running import device_here
 from benchmarks.probe.measures import Measured, measure
 from benchmarks.probe.page import FRAGMENT, about, as_text, write_page
 from benchmarks.probe.verdict import Verdict, verdict_on
+from benchmarks.tools.building import built, settings_of
 from datamodules.array import load_arrays
 from datamodules.idx import IdxImageSet
 from posterior.checks import MOST_SIDE, whole
@@ -21,11 +21,8 @@ from posterior.images import ImageFile, from_pixels, list_images, load_image
 from posterior.module import warn_once
 from posterior.priors import Prior
 from posterior.reading import read_picture, shown
-from posterior.settings import Given, conformed, read_settings
-from posterior.settings.building import built
-from posterior.settings.places import SUFFIXES, named_file
+from posterior.settings import conformed
 from posterior.shell import Parser
-from posterior.shipped import near
 from posterior.terminal import Status, remark, say_place, say_result
 
 FEWEST, MOST = 16, 512
@@ -108,11 +105,8 @@ def built_prior(text: str, allow_local: bool = False) -> Prior:
     Raises:
         UserError: if there is no such file, or it is no prior's.
     """
-    path, kinds = named_file(text), {"prior": Prior}
-    if path is None and ("/" in text or text.endswith(SUFFIXES)):
-        raise UserError(f"--prior: the file of settings {text} does not exist{near(text)}")
-    settings: Any = {"class_path": Given(text)} if path is None else read_settings(path)
-    made: Prior = built(conformed({"prior": settings}, kinds, allow_local), kinds, "--prior")[0]
+    kinds, settings = {"prior": Prior}, {"prior": settings_of(text, "--prior")}
+    made: Prior = built(conformed(settings, kinds, allow_local), kinds, "--prior")[0]
     return made
 
 

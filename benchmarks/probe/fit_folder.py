@@ -40,8 +40,11 @@ WARM_UP = 5.0
 TRAINING_SHARE = 0.85
 """Of the hours: the rest is for validations, samples and the probe."""
 FEWEST_STEPS = 20
-MOST_VISITS = 300
-"""Of a picture: later a network learns the pictures by heart. On 100 toon faces the loss on others was least at 360."""
+MOST_EPOCHS = 300
+"""Times that a picture is seen: later a network learns pictures by heart.
+
+On 100 toon faces the loss on others was least at 360.
+"""
 LEAST_INTERVAL = 100
 """Steps between two validations."""
 ASKED, SETTINGS, PRIOR = "asked.json", "train.yaml", "prior.yaml"
@@ -142,7 +145,7 @@ def chosen_settings(images: Path, hours: float, size: int, folder: Path) -> Sett
     precision = min(paces, key=lambda name: paces[name])
     steps = int(TRAINING_SHARE * hours * 3600 / paces[precision])
     learnt = count - -(-count // every)
-    if steps > (most := MOST_VISITS * learnt // batch):
+    if steps > (most := MOST_EPOCHS * learnt // batch):
         remark(
             f"{learnt} pictures to learn from take {most} of the {steps} steps that the hours allow: after more they "
             "would be known by heart; more pictures use more hours"

@@ -104,6 +104,7 @@ class ResultWriter(pl.Callback):
     def resume(self, trainer: pl.Trainer, pl_module: PosteriorSampling) -> set[str]:
         """The images that are complete, of inputs that are as they were; the others will be done."""
         forget_partial(self.dir)
+        self.journal.check()
         self.journal.forget_failures()
         self.number = self.journal.next_session()
         data, labels = self.data(trainer), pl_module.record_labels(self.data(trainer).has_truth)

@@ -47,9 +47,8 @@ class SpreadOverError(SampleMetric):
     name = "spread_over_error"
 
     def forward(self, samples: Tensor, truth: Tensor) -> Tensor:
-        off = samples - truth
-        spread = off.var(dim=0).flatten(1).mean(dim=1) * (1 + 1 / len(samples))
-        error = off.mean(dim=0).square().flatten(1).mean(dim=1)
+        variance, off = spread_and_error(samples, truth)
+        spread, error = variance.mean(dim=1) * (1 + 1 / len(samples)), off.square().mean(dim=1)
         return torch.where((spread == 0) & (error == 0), 1, (spread / error).sqrt())
 
 
@@ -95,6 +94,12 @@ def sparsification(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     count = torch.arange(1, error.shape[1] + 1, device=error.device)
     ordered = error.gather(1, spread.argsort(dim=1, stable=True))
     return ordered.cumsum(dim=1) / count, error.sort(dim=1).values.cumsum(dim=1) / count
+
+
+def at_shares(curve: Tensor, shares: Tensor) -> Tensor:
+    """A curve of `sparsification` (B, N) where it has these shares of the numbers, each in (0, 1]: (B, len(shares))."""
+    places = (shares.double() * curve.shape[1]).round().long().clamp_min(1) - 1
+    return curve[:, places.to(curve.device)]
 
 
 def sparsification_area(kept: Tensor, best: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from posterior.priors.base import Prior
 from posterior.priors.diffusion import DiffusionPrior
 from posterior.priors.edm import EDMPrior
 from posterior.priors.flow import FlowPrior
-from posterior.priors.network import Compile, MemoryFormat, check_ways
+from posterior.priors.network import Compile, MemoryFormat, check_execution
 from posterior.priors.noise_schedule import NoiseSchedule
 from posterior.priors.score_network import ScoreNetworkPrior
 from posterior.priors.wrapped import RescaledPrior, WrappedPrior
@@ -67,7 +67,7 @@ class DiffusersPrior(WrappedPrior):
         compile: Compile | None = None,
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
-        check_ways("DiffusersPrior", compile, memory_format)
+        check_execution("DiffusersPrior", compile, memory_format)
         whole("DiffusersPrior", "patch_size", patch_size, 1, 64)
         root = local_folder(Path(folder))
         files = Files.of(root)

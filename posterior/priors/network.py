@@ -20,8 +20,8 @@ Compile = Literal["default", "reduce-overhead", "max-autotune"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 
 
-def check_ways(who: str, compile: str | None, memory_format: str) -> None:
-    """Refuse words for how a network runs that there are not.
+def check_execution(who: str, compile: str | None, memory_format: str) -> None:
+    """Refuse a ``compile`` or ``memory_format`` that there is not.
 
     Raises:
         UserError: naming the setting.
@@ -63,7 +63,7 @@ class NetworkPrior(Prior):
         memory_format: MemoryFormat = "contiguous",
     ) -> None:
         super().__init__()
-        check_ways(type(self).__name__, compile, memory_format)
+        check_execution(type(self).__name__, compile, memory_format)
         self.network = network
         if checkpoint is not None:
             load_checkpoint(network, Path(checkpoint))

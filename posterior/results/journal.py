@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from posterior.checks import brief
 from posterior.errors import UserError
 from posterior.ids import natural
 
 Record = dict[str, object]
 VOID = "void"
+NO_METRICS = {"id", "sample", "picked", "features", "input", "session", "num_measured", "units"}
+"""Fields of a record that are no metric."""
 FORMAT = 2
 """Of what a run leaves: journal, record.json, metrics.json. It changes when one of another version cannot be read."""
 
@@ -66,6 +69,16 @@ class Journal:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def check(self) -> None:
+        """Refuse records that no run has written. Lines that a kill has cut off are none.
+
+        Raises:
+            UserError: naming the file, the line, and what is wrong in it.
+        """
+        for path, number, line in _texts(self.folder.glob("*.jsonl")):
+            if (told := _damage(line)) is not None:
+                raise UserError(f"{path}, line {number}: {told}: remove that line")
 
     def read(self) -> list[Record]:
         """All records that count, those of an image together, in natural order of ids; none twice."""
@@ -125,18 +138,44 @@ class Journal:
         return [record for record in records if wanted <= found[record["id"]]]
 
 
-def _lines(paths: Iterable[Path]) -> Iterator[Record]:
-    """The records of some files; lines that are none (cut off, or garbled by a crash) are passed over."""
+def _texts(paths: Iterable[Path]) -> Iterator[tuple[Path, int, str]]:
+    """File, number and text of each line."""
     for path in sorted(paths):
         if not path.is_file():  # reading a pipe would wait for its other end
             raise UserError(f"{path} is no file: remove it")
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(record, dict):
-                yield record
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            yield path, number, line
+
+
+def _lines(paths: Iterable[Path]) -> Iterator[Record]:
+    """The records of some files; lines that are none (cut off, or garbled by a crash) are passed over."""
+    for _, _, line in _texts(paths):
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _damage(line: str) -> str | None:
+    """What is wrong in a line of a journal, None if nothing is."""
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        return "nested too deeply for a record"
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not {"id", "sample"} <= record.keys():
+        return None
+    named = isinstance(record["id"], str) and isinstance(record["sample"], (int, str))
+    features = record.get("features", {})
+    if not named or not isinstance(features, dict) or not all(isinstance(one, str) for one in features.values()):
+        return "id, sample or features are none of a record"
+    for name, value in record.items():
+        if name not in NO_METRICS and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            return f"{name} must be a number, got {brief(value)}"
+    return None
 
 
 def _number(record: Record) -> int:

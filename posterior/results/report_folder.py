@@ -13,12 +13,10 @@ import yaml
 from posterior.errors import UserError
 from posterior.ids import fault, natural
 from posterior.metrics import RecordMeans, Summary
-from posterior.results.journal import Journal, Record
+from posterior.results.journal import NO_METRICS, Journal, Record
 from posterior.results.pictures import STD_SMOOTHING, picture_names
 from posterior.results.report import Session, read_metrics
 
-NO_METRICS = {"id", "sample", "picked", "features", "input", "session", "num_measured", "units"}
-"""Fields of a record that are no metric."""
 MAIN = "sample_000.png"
 """The picture that stands for an image."""
 

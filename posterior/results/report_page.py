@@ -9,8 +9,9 @@ from pathlib import Path
 
 from posterior.files import write_whole
 from posterior.metrics.distribution import nominal_coverage
+from posterior.results.journal import NO_METRICS
 from posterior.results.report_explorer import Explorer, Group, Shown, Value
-from posterior.results.report_folder import MAIN, NO_METRICS, Image, Run, picture_labels, read_run
+from posterior.results.report_folder import MAIN, Image, Run, picture_labels, read_run
 from posterior.results.report_shell import element, page, settings, table
 from posterior.results.table import HEADINGS, cell
 from posterior.terminal import say_place

@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from posterior.metrics.samples import sparsification, sparsification_area, spread_skill
+from posterior.metrics.samples import at_shares, sparsification, sparsification_area, spread_skill
 from posterior.results.report_folder import Picture
 
 WIDE, HIGH, LEFT, RIGHT, HEAD, FOOT = 280, 200, 60, 24, 24, 40
@@ -102,13 +102,12 @@ def spread_figure(levels: Levels) -> str:
         "deviation; root mean squares. Exact samples are near the dashed diagonal, those above it are too sure. "
         f"All from 8-bit {levels.kind}."
     )
-    drawn = _sparsification(kept[0] / kept[0, -1], best[0] / kept[0, -1], area) + _spread_skill(said, made)
+    found, least = (at_shares(curve / kept[:, -1:], SHARES)[0].tolist() for curve in (kept, best))
+    drawn = _sparsification(found, least, area) + _spread_skill(said, made)
     return f'<figure class="spread">{drawn}<figcaption>{caption}</figcaption></figure>'
 
 
-def _sparsification(kept: Tensor, best: Tensor, area: float) -> str:
-    places = (SHARES.double() * len(kept)).round().long().clamp_min(1) - 1
-    found, least = kept[places].tolist(), best[places].tolist()
+def _sparsification(found: Sequence[float], least: Sequence[float], area: float) -> str:
     shares = SHARES.tolist()
     half = shares.index(0.5)
     scale = _Scale(1.0, max(1.0, *found))

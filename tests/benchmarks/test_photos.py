@@ -78,9 +78,9 @@ def test_noise_of_a_known_level_is_estimated_and_its_table_is_right(tmp_path, mo
     assert len({row.ratio for row in rows}) == 6  # noise of its own
     with (tmp_path / "noise_level.csv").open() as file:
         assert [float(row["ratio"]) for row in csv.DictReader(file)] == pytest.approx([r.ratio for r in rows], 1e-5)
-    assert capsys.readouterr().out.splitlines()[0] == "| | 0.05 | 0.2 |"
+    assert capsys.readouterr().out.splitlines()[0] == "| pictures | 0.05 | 0.2 |"
     of = [Estimated("k", n, 0.1, ratio, ratio < 1.2) for n, ratio in enumerate((1.5, 1.0, 1.1))]
-    assert estimating.table(of) == ["| | 0.1 |", "| --- | --- |", "| k | 1.10 [1.00, 1.50], 2 |"]
+    assert estimating.table(of) == ["| pictures | 0.1 |", "| --- | --- |", "| k | 1.10 [1.00, 1.50], 2 |"]
 
 
 @pytest.mark.parametrize(

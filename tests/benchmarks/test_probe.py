@@ -319,7 +319,7 @@ def test_fit_on_a_folder_trains_probes_and_writes_a_card(folder, monkeypatch, ca
 def test_few_pictures_are_not_learnt_by_heart(folder, monkeypatch, capsys):
     """32 of 64 to learn from, a batch: a step sees each once."""
     monkeypatch.setattr(fit_folder, "seconds_a_step", lambda *settings: 0.85)
-    for hours, steps in ((0.08, 288), (1.0, fit_folder.MOST_VISITS)):  # 3600 in an hour
+    for hours, steps in ((0.08, 288), (1.0, fit_folder.MOST_EPOCHS)):  # 3600 in an hour
         settings = fit_folder.chosen_settings(folder / "pictures", hours, 8, folder / "run")
         assert settings["trainer"]["max_steps"] == steps
     told = capsys.readouterr()

@@ -1,3 +1,6 @@
+import pytest
+
+from posterior import UserError
 from posterior.results import Journal
 
 
@@ -37,6 +40,13 @@ def test_an_image_is_complete_with_all_its_samples_and_their_mean(tmp_path):
 def test_garbage_is_passed_over(tmp_path):
     (tmp_path / "rank0.jsonl").write_bytes(b'\xff\xfe\n{"no": "id"}\n[1]\n{"id": "a", "sample": 0}\n')
     assert Journal(tmp_path).read() == [{"id": "a", "sample": 0}]
+
+
+def test_a_line_nested_without_end_is_passed_over_and_named_by_a_check(tmp_path):
+    (tmp_path / "rank0.jsonl").write_text('{"id": "a", "sample": 0}\n' + "[" * 100_000 + "\n")
+    assert Journal(tmp_path).read() == [{"id": "a", "sample": 0}]
+    with pytest.raises(UserError, match=r"rank0\.jsonl, line 2: nested too deeply"):
+        Journal(tmp_path).check()
 
 
 def test_failures_are_of_one_run(tmp_path):

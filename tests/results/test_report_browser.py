@@ -364,6 +364,8 @@ def matrix(tmp_path_factory):
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1600, "dark")])
 def test_methods_are_flipped_through_and_held_against_each_other(look, matrix, tmp_path, width, scheme):
+    from playwright.sync_api import expect
+
     page = look(matrix, width, scheme=scheme)
     assert titles(page) == [f"{task}: {image_id}" for task in TASKS for image_id in IDS]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -380,6 +382,7 @@ def test_methods_are_flipped_through_and_held_against_each_other(look, matrix, t
         page.keyboard.press("ArrowRight")
     assert (drawn(page, "method_0") == pixels(0, "sample_000", SIDE)).all()  # round to the first
     page.select_option("#group", label=TASKS[1])
+    expect(page.locator("#title")).to_have_text(f"{TASKS[1]}: {IDS[0]}")  # its pictures are read by then
     assert titles(page) == [f"{TASKS[1]}: {image_id}" for image_id in IDS]
     assert (drawn(page, "method_0") == pixels(0, "sample_000", SIDE, run=3)).all()  # the fourth run
     page.select_option("#metric", "psnr")
