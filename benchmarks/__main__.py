@@ -127,15 +127,26 @@ def load(name: str) -> Any:
 
 
 def run_matrix(arguments: list[str]) -> None:
-    """`matrix`, whose --config is its own (that of `auto_cli` has options), and whose --smoke needs no value."""
+    """`matrix`, whose --config is its own (that of `auto_cli` has options), and whose --smoke needs no value.
+
+    Options that begin with ``--shared.`` are settings, read as `predict` reads its.
+    """
     from jsonargparse import ArgumentParser
 
+    from posterior.settings import read_command_line
+
+    laid, own = list[str](), list[str]()
+    into = own
+    for word in arguments:
+        if word.startswith("--"):  # a value goes where its option went
+            into = laid if word.startswith("--shared.") else own
+        into.append(word)
     matrix = load("matrix")
     parser = ArgumentParser(prog="posterior-sampling matrix", description=matrix.__doc__, exit_on_error=False)
-    parser.add_function_arguments(matrix, as_group=False, fail_untyped=False, skip={"smoke", "allow_local"})
+    parser.add_function_arguments(matrix, as_group=False, fail_untyped=False, skip={"smoke", "allow_local", "above"})
     parser.add_argument("--smoke", action="store_true", help="the small version, for CI")
     parser.add_argument("--allow-local", action="store_true", help="classes may come from files that are not installed")
-    matrix(**vars(parser.parse_args(arguments)))
+    matrix(**vars(parser.parse_args(own)), above=read_command_line(laid)[0])
 
 
 def run(name: str, arguments: list[str]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
+from datamodules.dicom import ENDINGS, read_dicom
 from datamodules.drawn import DrawnData
 from datamodules.mri import Kind, draw_phantom
 from datamodules.training import DrawnImages
@@ -19,7 +17,7 @@ from posterior.errors import UserError
 from posterior.listing import File, list_files
 from posterior.noise import Likelihood
 from posterior.operators.base import OperatorFamily
-from posterior.reading import check_file, reason, shown
+from posterior.reading import shown
 from posterior.transmission import Hounsfield, TransmissionPhotons
 
 
@@ -142,14 +140,12 @@ class CTSlices(ImageData):
         self.files: dict[str, File] = {}
 
     def list_ids(self) -> list[str]:
-        self.listing = list_files(self.root, {".dcm", ".dicom"}, "DICOM")
+        self.listing = list_files(self.root, ENDINGS, "DICOM")
         self.files = self.listing.files
         return list(self.files)
 
     def read(self, image_id: str) -> Tensor:
         file = self.files[image_id]
-        if not isinstance(file, Path):
-            raise UserError(f"{file}: DICOM files are not read from a zip, unpack it")
         units = _hounsfield_units(file)
         side = self.crop or min(units.shape)
         if min(units.shape) < side:
@@ -158,30 +154,16 @@ class CTSlices(ImageData):
         return self.scale.image(units[top : top + side, left : left + side]).clamp(-1, 1)[None]
 
 
-def _hounsfield_units(path: Path) -> Tensor:
+def _hounsfield_units(file: File) -> Tensor:
     """One slice, (H, W), float32.
 
     Raises:
         UserError: naming the file, if it holds something else.
     """
-    check_file(path, "DICOM file")
-    try:
-        pydicom: Any = importlib.import_module("pydicom")
-    except ImportError as error:
-        raise UserError("CTSlices needs pydicom: pip install 'posterior-sampling[ct]'") from error
-    try:
-        data = pydicom.dcmread(path)
-        kind, slope, offset = (data.get(name) for name in ("Modality", "RescaleSlope", "RescaleIntercept"))
-        pixels = np.asarray(data.pixel_array) if kind == "CT" else np.empty(0)
-    except Exception as error:  # whatever a damaged file makes a parser raise
-        raise UserError(f"{shown(path)} cannot be read as DICOM ({reason(error)})") from error
-    if kind != "CT":
-        raise UserError(f"{shown(path)} is no CT slice: its modality is {kind}")
-    if slope is None or offset is None or data.get("RescaleType", "HU") not in ("HU", "US", ""):
-        raise UserError(f"{shown(path)} does not say how its numbers become Hounsfield units (RescaleSlope)")
-    if pixels.ndim != 2:
-        raise UserError(f"{shown(path)} must hold one grey slice (H, W), it is {list(pixels.shape)}")
-    units = torch.from_numpy(pixels.astype(np.float32)) * float(slope) + float(offset)
+    found = read_dicom(file, "CT", "CTSlices")
+    if found.slope is None or found.offset is None or found.unit not in ("HU", "US", ""):
+        raise UserError(f"{shown(file)} does not say how its numbers become Hounsfield units (RescaleSlope)")
+    units = found.pixels * found.slope + found.offset
     if not torch.isfinite(units).all():
-        raise UserError(f"{shown(path)} holds Hounsfield units that are not finite")
+        raise UserError(f"{shown(file)} holds Hounsfield units that are not finite")
     return units

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
+from datamodules.dicom import ENDINGS, read_dicom
 from datamodules.drawn import DrawnData
 from datamodules.training import DrawnImages
 from posterior.checks import MOST_SIDE, choice, real, whole
@@ -173,7 +174,9 @@ def _check_phantoms(who: str, kind: Kind, phase: float) -> None:
 
 
 class MRISlices(ImageData):
-    """Complex slices from a folder: fastMRI's HDF5 files, or pictures of magnitudes (whose imaginary part is 0).
+    """Complex slices from a folder: fastMRI's HDF5 files, or magnitudes (imaginary part 0) in pictures or DICOM.
+
+    A DICOM file holds one MR slice; pydicom reads it: the extra ``ct``.
 
     A slice of ``name.h5`` has the id ``name/slice_007``; a picture its relative path without extension. Each slice is
     cut to its central square and divided by its largest magnitude.
@@ -222,7 +225,7 @@ class MRISlices(ImageData):
         try:
             self.listing = list_files(self.root, VOLUMES, "HDF5")
         except NothingFound:
-            self.listing = list_files(self.root, {*VOLUMES, *EXTENSIONS}, "MRI slice")
+            self.listing = list_files(self.root, {*VOLUMES, *EXTENSIONS, *ENDINGS}, "MRI slice")
             self.pictures = self.listing.files
             return list(self.pictures)
         for name, path in self.listing.files.items():
@@ -252,8 +255,8 @@ class MRISlices(ImageData):
         if image_id in self.unusable:
             raise UserError(self.unusable[image_id])
         if image_id in self.pictures:
-            image = (load_image(self.pictures[image_id]).mean(dim=0) + 1) / 2
-            name, z = str(self.pictures[image_id]), torch.complex(image, torch.zeros_like(image))
+            image = _magnitude(self.pictures[image_id])
+            name, z = shown(self.pictures[image_id]), torch.complex(image, torch.zeros_like(image))
         else:
             path, number = self.places[image_id]
             found = np.asarray(self._dataset(path, lambda data: data[number]))
@@ -275,6 +278,21 @@ class MRISlices(ImageData):
         if not torch.isfinite(peak) or peak == 0:
             raise UserError(f"{name} holds NaN, infinity or nothing but zeros")
         return torch.stack([z.real, z.imag]) / peak
+
+
+def _magnitude(file: File) -> Tensor:
+    """A picture of magnitudes, or an MR slice in a DICOM file, (H, W) float32 >= 0.
+
+    Raises:
+        UserError: naming the file, if it cannot be read or holds something else.
+    """
+    if Path(str(file)).suffix.lower() not in ENDINGS:
+        return (load_image(file).mean(dim=0) + 1) / 2
+    found = read_dicom(file, "MR", "MRISlices")
+    image = found.pixels * (1.0 if found.slope is None else found.slope) + (found.offset or 0.0)
+    if image.min() < 0:
+        raise UserError(f"{shown(file)} has numbers below 0, which magnitudes have not: is it a phase?")
+    return image
 
 
 def _check_mask(mask: Any, shape: tuple[int, ...], path: Path) -> None:

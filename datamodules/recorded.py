@@ -94,7 +94,7 @@ class RecordedMeasurements(MeasuredData):
         measured = operator.restrict(torch.from_numpy(values)[None])
         if keeps_scale(operator):
             _check_scale(name, measured, self.likelihood.sigma_y)
-        self.likelihood.check(measured, name)
+        self.likelihood.along(operator).check(measured, name)
         return torch.from_numpy(values)
 
     def collate(self, ids: list[str], items: Tensor) -> CPUBatch:

@@ -13,7 +13,7 @@ from datamodules.training import ImageSet
 from posterior.checks import MOST_IMAGES, MOST_SIDE, whole
 from posterior.errors import UserError
 from posterior.images import ImageFile, from_pixels, list_images, load_image
-from posterior.reading import read_array, read_picture
+from posterior.reading import read_array, read_pixels
 
 
 class SquareImages(ImageSet):
@@ -84,5 +84,5 @@ def square(file: ImageFile, size: int) -> np.ndarray:
     Raises:
         UserError: naming the file, if it cannot be used.
     """
-    image = load_image(file, min(read_picture(file).size), size)
+    image = load_image(file, min(read_pixels(file).shape[:2]), size)
     return ((image + 1) * 127.5).round().byte().numpy()

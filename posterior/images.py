@@ -11,7 +11,7 @@ from torch import Tensor
 
 from posterior.errors import UserError
 from posterior.listing import Member, list_files
-from posterior.reading import read_picture
+from posterior.reading import read_pixels
 
 EXTENSIONS = {".png", ".jpg", ".jpeg"}
 
@@ -33,7 +33,8 @@ def list_images(root: Path) -> dict[str, ImageFile]:
 def load_image(path: ImageFile, crop: int | None = None, size: int | None = None) -> Tensor:
     """An image file as (3, H, W) float32 in [-1, 1].
 
-    Grey is repeated to RGB, an opaque alpha channel is dropped, EXIF orientation is applied.
+    Grey is repeated to RGB, an opaque alpha channel is dropped, EXIF orientation is applied. PNG and grey TIFF files
+    of 16 bits a channel keep them (see `posterior.reading.decode_pixels`).
 
     Args:
         path: the file, on its own or in a zip.
@@ -42,27 +43,46 @@ def load_image(path: ImageFile, crop: int | None = None, size: int | None = None
 
     Raises:
         UserError: if crop or size is < 1; naming the file, if it cannot be decoded, is partly transparent, has more
-            than 8 bits a channel, is smaller than the crop, or is not square though a size is asked for.
+            bits a channel than are read, is smaller than the crop, or is not square though a size is asked for.
     """
     if (crop is not None and crop < 1) or (size is not None and size < 1):
         raise UserError(f"crop and size must be >= 1 pixel, got {crop} and {size}")
-    image = read_picture(path)
-    width, height = image.size
+    pixels = read_pixels(path)
+    height, width = pixels.shape[:2]
     if crop is not None:
         if min(width, height) < crop:
             raise UserError(f"image {path} is {height}x{width}, smaller than the crop of {crop}")
         left, top = (width - crop) // 2, (height - crop) // 2
-        image = image.crop((left, top, left + crop, top + crop))
+        pixels = pixels[top : top + crop, left : left + crop]
     if size is not None:
-        if image.width != image.height:
+        if pixels.shape[0] != pixels.shape[1]:
             raise UserError(f"image {path} is {height}x{width}, not square: set a crop before resizing to {size}")
-        if image.width != size:
-            image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return from_pixels(np.array(image).transpose(2, 0, 1))
+        if len(pixels) != size:
+            pixels = resized(pixels, (size, size))
+    return from_pixels(pixels.transpose(2, 0, 1))
+
+
+def resized(
+    pixels: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """(H, W, 3) uint8 or uint16 at another (width, height), of the same kind (Lanczos, antialiased).
+
+    Args:
+        pixels: of a picture.
+        size: width and height.
+        box: left, top, right, bottom of the part that is taken; None: all of it.
+    """
+    if pixels.dtype == np.uint8:
+        return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box))
+    channels = [Image.fromarray(channel) for channel in pixels.transpose(2, 0, 1).astype(np.float32)]
+    found = np.stack([np.array(one.resize(size, Image.Resampling.LANCZOS, box)) for one in channels], axis=2)
+    return found.round().clip(0, 65535).astype(np.uint16)
 
 
 def from_pixels(pixels: np.ndarray) -> Tensor:
-    """uint8 of any shape, e.g. (C, H, W) -> float32 in [-1, 1]."""
+    """uint8 or uint16 of any shape, e.g. (C, H, W) -> float32 in [-1, 1]; the greatest number of the kind is 1."""
+    if pixels.dtype == np.uint16:
+        return torch.from_numpy(pixels.astype(np.float32)) / 32767.5 - 1
     return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
 
 

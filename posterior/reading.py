@@ -45,6 +45,8 @@ MOST_ROWS = 100_000
 """Rows of an HDF5 data set; fastMRI's volumes have about 40 slices."""
 PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are decoded (JPEG: also cameras' MPO); those that start other programs (EPS) are not."""
+BITS, BLACK_IS_ZERO, ORIENTATION = 258, 262, 0x0112
+"""Tags of TIFF, and of EXIF: bits a channel, photometric interpretation (1 is that), how the camera was turned."""
 PNG = b"\x89PNG\r\n\x1a\n"
 STRANGE = {
     stat.S_ISDIR: "a folder",
@@ -368,7 +370,19 @@ def _load_state(path: Path, size: int) -> Any:
 
 
 def read_picture(file: Path | Opens, what: str = "image") -> Image.Image:
-    """A picture file as RGB; see `decode_picture`.
+    """A picture file of 8 bits a channel as RGB; see `decode_pixels`.
+
+    Raises:
+        UserError: naming the file, also if it is missing, or has 16 bits a channel.
+    """
+    pixels = read_pixels(file, what)
+    if pixels.dtype != np.uint8:
+        raise UserError(f"{what} {shown(file)} has more than 8 bits a channel, which are not read here: convert it")
+    return Image.fromarray(pixels)
+
+
+def read_pixels(file: Path | Opens, what: str = "image") -> np.ndarray:
+    """The pixels of a picture file, (H, W, 3) uint8 or uint16; see `decode_pixels`.
 
     Raises:
         UserError: naming the file, also if it is missing.
@@ -377,20 +391,25 @@ def read_picture(file: Path | Opens, what: str = "image") -> Image.Image:
         raise UserError(f"{what} {shown(file)} has more than {LARGEST_PICTURE} bytes, too many for a picture")
     with _named(what, file, "cannot be decoded"):
         content = file.read_bytes() if isinstance(file, Path) else _member(file, LARGEST_PICTURE)
-    return decode_picture(content, file, what)
+    return decode_pixels(content, file, what)
 
 
-def decode_picture(content: bytes, name: object, what: str = "image") -> Image.Image:
+def decode_pixels(content: bytes, name: object, what: str = "image") -> np.ndarray:
     """A picture as RGB: grey is repeated, an opaque alpha channel dropped, EXIF orientation applied.
+
+    PNG has 8 or 16 bits a channel, TIFF 8 or, if it is grey, 16; others have 8.
 
     Args:
         content: of the file.
         name: of the file, for messages.
         what: what it is for, as the start of messages.
 
+    Returns:
+        (H, W, 3): uint8, or uint16 if the file has 16 bits a channel.
+
     Raises:
         UserError: naming the file, if it cannot be decoded (for PNG: if a checksum is wrong), has several frames or
-            more than 8 bits a channel, or is partly transparent.
+            more bits a channel than that, or is partly transparent.
     """
     called = f"{what} {shown(name)}"
     with _named(what, name, "cannot be decoded"):
@@ -405,16 +424,80 @@ def decode_picture(content: bytes, name: object, what: str = "image") -> Image.I
             # a camera's MPO file is a photograph, with a preview or depth behind it
             if file.format != "MPO" and getattr(file, "n_frames", 1) > 1:
                 raise UserError(f"{called} has several frames, an animation say: save the one that is meant")
-            deep = any(";16" in str(tile[3]) for tile in file.tile)  # Pillow would cut 16-bit colours to 8 bits
-            picture = ImageOps.exif_transpose(file)
-            picture.load()
-        if deep or picture.mode.startswith(("I", "F")):
-            raise UserError(f"{called} has more than 8 bits a channel, which are not read: convert it")
-        if "A" in picture.mode or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            if picture.getchannel("A").getextrema() != (255, 255):
-                raise UserError(f"{called} is partly transparent: flatten it onto a background first")
-        return picture.convert("RGB")
+            if _is_deep(file):
+                pixels, opaque = _deep_pixels(file, content, called)
+            else:
+                picture = ImageOps.exif_transpose(file)
+                picture.load()
+                opaque = True
+                if "A" in picture.mode or "transparency" in picture.info:
+                    picture = picture.convert("RGBA")
+                    opaque = picture.getchannel("A").getextrema() == (255, 255)
+                pixels = np.array(picture.convert("RGB"))
+        if not opaque:
+            raise UserError(f"{called} is partly transparent: flatten it onto a background first")
+        return pixels
+
+
+def _is_deep(file: Image.Image) -> bool:
+    """Whether an opened picture has more than 8 bits a channel; Pillow cuts colours to 8 without a word."""
+    arguments = [tile[3] for tile in getattr(file, "tile", [])]
+    if file.format == "PPM":  # (mode, greatest value)
+        return file.mode in ("I", "F") or any(isinstance(it, tuple) and it[-1] > 255 for it in arguments)
+    if file.format == "TIFF" and max(getattr(file, "tag_v2", {}).get(BITS, (1,))) > 8:  # of planes tiles do not say it
+        return True
+    return file.mode.startswith(("I", "F")) or (file.format != "BMP" and any(";16" in str(it) for it in arguments))
+
+
+def _deep_pixels(file: Image.Image, content: bytes, called: str) -> tuple[np.ndarray, bool]:
+    """Of a picture with more than 8 bits a channel: (H, W, 3) uint16, and whether it is opaque.
+
+    Raises:
+        UserError: if it is neither PNG nor grey TIFF of 16 bits.
+    """
+    if content.startswith(PNG):
+        found = _png_numbers(content)
+        channels = found.shape[2] - (found.shape[2] in (2, 4))
+        pixels, key = found[..., :channels], file.info.get("transparency")
+        opaque = bool((found[..., channels:] == 65535).all()) and (key is None or not (pixels == key).all(axis=2).any())
+    else:
+        tags = getattr(file, "tag_v2", {})  # of TIFF
+        if not file.mode.startswith("I;16") or tags.get(BITS) != (16,) or tags.get(BLACK_IS_ZERO) != 1:
+            raise UserError(
+                f"{called} has more than 8 bits a channel, of which PNG of 16 bits and grey TIFF of 16 bits (black is "
+                "0) are read: save it as PNG"
+            )
+        pixels, opaque = np.asarray(file)[..., None], True
+    pixels = _upright(pixels, file.getexif().get(ORIENTATION, 1))
+    return np.repeat(pixels, 3 // pixels.shape[2], axis=2).astype(np.uint16), opaque
+
+
+def _png_numbers(content: bytes) -> np.ndarray:
+    """(H, W, C) uint16, C from 1 to 4, of a PNG file of 16 bits a channel.
+
+    By Pillow, which gives a byte of colours at a time: libpng by way of torchvision ends the process at damaged pixels.
+    """
+
+    def decoded(layout: str = "") -> tuple[np.ndarray, str]:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
+            file: Any = opened
+            *tile, own = file.tile[0]
+            file.tile = [(*tile, layout or own)]
+            return np.asarray(file), own
+
+    upper, layout = decoded()
+    if layout == "LA;16B":  # read as upper and lower byte of grey, then of alpha
+        return decoded("RGBA")[0].view(">u2")
+    if upper.dtype == np.uint16:
+        return upper[..., None]
+    return upper.astype(np.uint16) << 8 | decoded(layout[:-1] + "L")[0]  # as if the lower byte came first
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, C) turned as EXIF 2.3, tag 0x0112, says."""
+    pixels = pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
+    pixels = pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
 def _check_png(content: bytes) -> None:

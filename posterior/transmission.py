@@ -165,6 +165,14 @@ class TransmissionPhotons(Likelihood):
         _check_detectors(counts)
         return self.measured(counts)
 
+    def check(self, values: Tensor, source: str) -> None:
+        """Refuse measurements (B, *S) in which a detector counts nothing in any view.
+
+        Raises:
+            UserError: naming the source and the detector; if the rays are not known.
+        """
+        _check_detectors(self.counts(values), source)
+
     def counts(self, y: Tensor) -> Tensor:
         """The counts that y stands for, (B, *S)."""
         return (self.passing(y) - 0.5).round().clamp_min(0)
@@ -204,13 +212,14 @@ def _counted(mean: Tensor, noise: Tensor) -> Tensor:
     return counts
 
 
-def _check_detectors(counts: Tensor) -> None:
+def _check_detectors(counts: Tensor, source: str = "") -> None:
     """Raises:
     UserError: naming a detector that counts nothing in any view; counts are (B, C, views, detectors).
     """
     dark = (counts == 0).all(dim=2).flatten(0, 1).any(dim=0)
     if dark.any():
+        where = f"{source}: " if source else ""
         raise UserError(
-            f"TransmissionPhotons: detector {int(dark.int().argmax())} counts no photon in any of {counts.shape[2]} "
-            "views: it is dead, or there are too few photons; leave it out, or raise photons"
+            f"TransmissionPhotons: {where}detector {int(dark.int().argmax())} counts no photon in any of "
+            f"{counts.shape[2]} views: it is dead, or there are too few photons; leave it out, or raise photons"
         )

@@ -19,6 +19,7 @@ from posterior.operators import KernelWizard, OperatorFamily
 from posterior.priors import Prior
 from posterior.samplers import Sampler
 from posterior.settings import conformed, read_settings
+from tests.dicom import write_dicom
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAGMENTS = {"prior": Prior, "operator": OperatorFamily, "sampler": Sampler}
@@ -63,7 +64,8 @@ SMOKE = {  # by folder, or folder and sampler: a few steps
         *("--data.init_args.num_workers", "0"),
     ],
     "dps": [*SMALL_NETWORK, f"{SAMPLER}.{RESPACING}", "3", "--data.init_args.num_workers", "0"],
-    "ct": ["--model.num_samples", "2", f"{SAMPLER}.calls", "70", "--data.init_args.size", "32"],
+    "ct_photons": ["--model.num_samples", "2", f"{SAMPLER}.calls", "70", "--data.init_args.size", "32"],
+    "ct_slice": ["--model.num_samples", "2", f"{SAMPLER}.calls", "70", "--data.init_args.crop", "32"],
     "mri_4x": [*FEW_LEVELS, "--model.num_samples", "2"],
     "mri_recorded": [*FEW_LEVELS, "--model.num_samples", "2"],
     "mri_learned": ["--model.num_samples", "2", f"{SAMPLER}.calls", "70"],
@@ -111,11 +113,16 @@ def test_experiments_run_on_a_tiny_subset(path, tmp_path, monkeypatch):
     arguments += ["--data.init_args.limit", "1", "--trainer.accelerator", "cpu"]
     if data["class_path"] == "datamodules.ToonFaces":
         pytest.importorskip("resvg_py", reason="the extra 'faces' is not installed")
-    elif data["class_path"] == "datamodules.RecordedKSpace":
+    elif data["class_path"] in ("datamodules.MRISlices", "datamodules.RecordedKSpace"):
         kspace = np.random.default_rng(0).normal(size=(1, 64, 64)) * (1 + 0j)
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["kspace"] = kspace.astype(np.complex64)
         arguments += ["--data.init_args.root", str(tmp_path / "a.h5")]
+    elif data["class_path"] == "datamodules.CTSlices":
+        pytest.importorskip("pydicom", reason="the extra 'ct' is not installed")
+        pixels = np.random.default_rng(0).integers(-1000, 1000, (40, 48))
+        write_dicom(tmp_path / "a.dcm", pixels, "CT", RescaleSlope=1, RescaleIntercept=0)
+        arguments += ["--data.init_args.root", str(tmp_path / "a.dcm")]
     elif data["class_path"] not in HERE:
         folder = tmp_path / "data"
         folder.mkdir()

@@ -338,6 +338,19 @@ SAMPLERS = {
         BLUR,
         {"finite?": 3, "random keys": 6, "operator norm": 1, "operator basis": 1},
     ),
+    "KineticLangevin, told y": (
+        lambda n: KineticLangevin(
+            reverse=None,
+            schedule=GeometricAnnealing(n),
+            score_sigma=0.3,
+            conditional_score=True,
+            ending=ConditionalDescent(),
+            **WARM,
+        ),
+        few_layers,
+        BLUR,
+        {"finite?": 3, "random keys": 7, "operator norm": 1, "operator basis": 1},
+    ),
     "KineticLangevin, photons": (
         lambda n: KineticLangevin(
             reverse=ReverseDiffusion(RespacedSigmas(n)), schedule=PublishedAnnealing(num_levels=n), score_sigma=0.1

@@ -87,37 +87,152 @@ def test_colours_of_a_palette_and_of_print_are_kept(tmp_path):
     assert abs(to_pixels(load_image(tmp_path / "print.jpg")).astype(int) - [255, 0, 0]).max() <= 2
 
 
-def deep_png(path, kind, colours, alpha):
-    """A PNG file of 2x2 pixels with 16 bits a channel; an alpha channel is opaque."""
+def deep_png(path, kind, pixels, *further):
+    """Write a PNG file of (H, W, C) numbers of 16 bits, by hand; ``further`` chunks, name and data, come first."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", 2, 2, 16, kind, 0, 0, 0)
-    row = b"\x00" + (b"\x12\x34" * colours + b"\xff\xff" * alpha) * 2
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)
+    rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = (b"IHDR", header), *further, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
 
 
-@pytest.mark.parametrize(
-    ("kind", "colours", "alpha"),
-    [(0, 1, 0), (2, 3, 0), (4, 1, 1), (6, 3, 1)],
-    ids=["grey", "RGB", "grey with alpha", "RGB with alpha"],
-)
-def test_sixteen_bits_are_refused(tmp_path, kind, colours, alpha):
-    deep_png(tmp_path / "deep.png", kind, colours, alpha)
-    with pytest.raises(
-        UserError, match=r"image .*deep\.png has more than 8 bits a channel, which are not read"
-    ) as caught:
+KINDS = {"grey": (0, 1, 0), "RGB": (2, 3, 0), "grey with alpha": (4, 1, 1), "RGB with alpha": (6, 3, 1)}
+"""Of PNG -> its number, channels of colour and of transparency."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_png_of_sixteen_bits_keeps_all_of_them(tmp_path, kind):
+    number, colours, alpha = KINDS[kind]
+    pixels = np.random.default_rng(0).integers(0, 65536, (3, 5, colours + alpha))
+    pixels[0, 0] = 0x1234
+    pixels[..., colours:] = 65535
+    deep_png(tmp_path / "deep.png", number, pixels)
+    right = np.broadcast_to(pixels[..., :colours], (3, 5, 3)).transpose(2, 0, 1) / 32767.5 - 1
+    found = load_image(tmp_path / "deep.png")
+    assert found.dtype == torch.float32
+    assert float(found[0, 0, 0]) == pytest.approx(
+        -0.857786, abs=1e-6
+    )  # 4660 / 32767.5 - 1; of its upper 8 bits -0.858824
+    assert np.abs(found.numpy() - right).max() < 1e-7
+
+
+@pytest.mark.parametrize("damage", ["filter", "checksum", "end"])
+def test_damaged_pixels_of_sixteen_bits_are_one_line(tmp_path, damage):
+    """Chunks are whole, what they hold is not: at that, libpng by way of torchvision ends the process."""
+    deep_png(tmp_path / "deep.png", 2, np.random.default_rng(0).integers(0, 65536, (9, 9, 3)))
+    content = (tmp_path / "deep.png").read_bytes()
+    start, end = content.index(b"IDAT"), content.index(b"IEND") - 8  # of the chunk's name, and of what it holds
+    rows = bytearray(zlib.decompress(content[start + 4 : end]))
+    rows[0] = 7 if damage == "filter" else 0
+    packed = bytearray(zlib.compress(bytes(rows)))
+    packed[-1] ^= damage == "checksum"
+    data = bytes(packed[: len(packed) // 2] if damage == "end" else packed)
+    chunk = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
+    (tmp_path / "deep.png").write_bytes(content[: start - 4] + chunk + content[end + 4 :])
+    with pytest.raises(UserError, match=r"image .*deep\.png cannot be decoded \(.*\): replace it"):
         load_image(tmp_path / "deep.png")
-    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_deep_tiff_files_are_refused(tmp_path, kind):
-    Image.fromarray(np.full((4, 4), 200, dtype=kind)).save(tmp_path / "deep.png", format="TIFF")
-    with pytest.raises(UserError, match="more than 8 bits"):
-        load_image(tmp_path / "deep.png")
+def test_white_of_sixteen_bits_is_that_of_eight(tmp_path):
+    deep_png(tmp_path / "deep.png", 2, np.array([[[65535] * 3, [0] * 3, [257 * 77] * 3]]))
+    Image.fromarray(np.array([[[255] * 3, [0] * 3, [77] * 3]], dtype=np.uint8)).save(tmp_path / "x.png")
+    assert torch.allclose(load_image(tmp_path / "deep.png"), load_image(tmp_path / "x.png"), atol=1e-7)
+
+
+def test_transparent_pictures_of_sixteen_bits_are_refused(tmp_path):
+    opaque = np.full((2, 2, 4), 65535)
+    partly, keyed = opaque.copy(), np.full((2, 2, 3), 300)
+    partly[1, 1, 3], keyed[0, 1] = 65534, 301
+    deep_png(tmp_path / "partly.png", 6, partly)
+    deep_png(tmp_path / "keyed.png", 2, keyed, (b"tRNS", struct.pack(">3H", 301, 301, 301)))
+    for name in ("partly", "keyed"):
+        with pytest.raises(UserError, match=rf"{name}\.png is partly transparent"):
+            load_image(tmp_path / f"{name}.png")
+    deep_png(tmp_path / "no_such.png", 2, keyed, (b"tRNS", struct.pack(">3H", 301, 301, 302)))
+    assert to_pixels(load_image(tmp_path / "no_such.png")).tolist() == [[[1, 1, 1]] * 2] * 2
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_pictures_of_sixteen_bits_are_turned_too(tmp_path, orientation):
+    pixels, exif = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)), Image.Exif()
+    exif[0x0112] = orientation
+    deep_png(tmp_path / "deep.png", 2, pixels, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    right = ORIENTATIONS[orientation](pixels).transpose(2, 0, 1) / 32767.5 - 1
+    assert np.abs(load_image(tmp_path / "deep.png").numpy() - right).max() < 1e-7
+
+
+def test_pictures_of_sixteen_bits_are_cut_and_reduced(tmp_path):
+    """Near the middle of the range, where the upper 8 bits are the same for all of them."""
+    pixels = 32768 + np.random.default_rng(0).integers(0, 256, (6, 8, 3))
+    deep_png(tmp_path / "deep.png", 2, pixels)
+    cut = load_image(tmp_path / "deep.png", crop=4)
+    assert np.abs(cut.numpy() - (pixels[1:5, 2:6].transpose(2, 0, 1) / 32767.5 - 1)).max() < 1e-7
+    small = load_image(tmp_path / "deep.png", crop=6, size=3)
+    assert small.shape == (3, 3, 3)
+    assert small.std() > 1e-4  # 8 bits would be 1 / 255 apart, or the same
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_grey_tiff_of_sixteen_bits_keeps_all_of_them(tmp_path, order):
+    pixels = np.array([[0, 4660, 65535], [1, 256, 65534]], dtype=f"{order}u2")
+    (tmp_path / "deep.png").write_bytes(tiff(pixels[..., None], order))
+    found = load_image(tmp_path / "deep.png")
+    assert np.abs(found.numpy() - np.stack([pixels / 32767.5 - 1] * 3)).max() < 1e-7
+
+
+def tiff(pixels, order, black_is_zero=True, planes=False):
+    """The content of a TIFF file of (H, W, C) numbers of 16 bits, in one strip, by hand; ``planes``: one a channel."""
+    height, width, channels = pixels.shape
+    mark, colours, start = {"<": b"II", ">": b"MM"}[order], 2 if channels == 3 else int(black_is_zero), 8
+    data = pixels.astype(f"{order}u2").tobytes()
+    depth_at = start + len(data)
+    depth = (258, 3, channels, 16 if channels == 1 else depth_at)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), depth, (259, 3, 1, 1), (262, 3, 1, colours)]
+    tags += [(273, 4, 3, depth_at + 6) if planes else (273, 4, 1, start), (277, 3, 1, channels), (278, 4, 1, height)]
+    tags += [(279, 4, 1, len(data)), (284, 3, 1, 2 if planes else 1)]
+    content = mark + struct.pack(f"{order}HI", 42, depth_at + 18) + data + struct.pack(f"{order}3H", 16, 16, 16)
+    content += struct.pack(f"{order}3I", *(start + 2 * height * width * place for place in range(3)))
+    content += struct.pack(f"{order}H", len(tags))
+    for tag, kind, count, value in tags:
+        short = kind == 3 and count == 1
+        content += struct.pack(f"{order}HHI{'HH' if short else 'I'}", tag, kind, count, value, *([0] if short else []))
+    return content + bytes(4)
+
+
+DEEP = "has more than 8 bits a channel, of which PNG of 16 bits and grey TIFF .* are read: save it as PNG"
+
+
+def test_other_deep_files_are_refused_and_not_cut_to_eight_bits(tmp_path):
+    """Of colours Pillow would keep the upper 8 bits."""
+    colours, path = np.full((2, 2, 3), 0x1234), tmp_path / "deep.png"
+    for content in (
+        tiff(colours, "<"),
+        tiff(colours, ">"),
+        tiff(colours, "<", planes=True),  # which Pillow would read as planes of 8 bits
+        tiff(colours[..., :1], "<", black_is_zero=False),  # which Pillow would read as if it were
+        b"P6 2 2 65535\n" + colours.astype(">u2").tobytes(),
+        b"P6 2 2 1023\n" + colours.astype(">u2").tobytes(),
+        b"P5 2 2 65535\n" + colours[..., 0].astype(">u2").tobytes(),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"image .*deep\.png {DEEP}") as caught:
+            load_image(path)
+        assert "\n" not in str(caught.value)
+    for kind in (np.int32, np.float32):
+        Image.fromarray(np.full((4, 4), 200, dtype=kind)).save(path, format="TIFF")
+        with pytest.raises(UserError, match=DEEP):
+            load_image(path)
+
+
+def test_colours_in_sixteen_bits_a_pixel_are_no_deep_file(tmp_path):
+    """BMP with 5 bits of red, green and blue: white, and pure red."""
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
+    data = struct.pack("<HH", 0x7FFF, 0x7C00)
+    (tmp_path / "x.png").write_bytes(struct.pack("<2sIHHI", b"BM", 58, 0, 0, 54) + header + data)
+    assert to_pixels(load_image(tmp_path / "x.png")).tolist() == [[[255] * 3, [255, 0, 0]]]
 
 
 def test_more_pixels_than_pillow_allows_are_one_line(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ PARSED_ONLY = {
 BROUGHT = (
     *("paper/", "ffhq256", "imagenet256_classes", "my_folder", "hf://", "edm-", "mine.pt", "ubyte.gz", "digits-"),
     *("digits_conditional", "scans", "FOLDER", "mine.yaml", "latent.yaml", "prior/latent", "task.yaml"),
-    "my_problem.yaml",
+    *("my_problem.yaml", "slices_small"),
 )
 """What the reader brings, downloads or makes first, as words of commands: those commands are parsed and not run."""
 LARGE = ("field", "toon-blur", "sampler/dps", "sampler/daps", "annealed_langevin_64", "sampler/fps_smc")

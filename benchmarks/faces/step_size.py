@@ -194,7 +194,8 @@ class TaskRun:
         anchor, reverse = self._anchor(), self.paper.reverse
         assert reverse is not None
         self.begin = self._kept(
-            "start", lambda: reverse.from_level(self.prior, anchor, ANCHOR_SIGMA, self.rng(), self._progress)
+            "start",
+            lambda: reverse.from_level(self.prior, self.measurement, anchor, ANCHOR_SIGMA, self.rng(), self._progress),
         )
         return self._judge(self.begin)
 
@@ -210,7 +211,8 @@ class TaskRun:
         outcomes = {"": self._judge(chain)}
         if score_sigma > self.prior.sigma_min * 1.01:
             once = ReverseDiffusion(ListedSigmas([0.0]))
-            outcomes["denoised"] = self._judge(once.from_level(self.prior, chain, score_sigma, self.rng()))
+            denoised = once.from_level(self.prior, self.measurement, chain, score_sigma, self.rng())
+            outcomes["denoised"] = self._judge(denoised)
         return outcomes
 
     def _anchor(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,13 @@ def _without(value: Any, key: str) -> Any:
     return [_without(item, key) for item in value] if isinstance(value, list) else value
 
 
-def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:
+def read_matrix(path: Path, smoke: bool, above: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The matrix's settings with all files read in.
+
+    Args:
+        path: of its file.
+        smoke: whether its small version is laid over it.
+        above: settings that are laid over that, such as those of a command line.
 
     Raises:
         UserError: if a file or a key is missing or unknown.
@@ -120,6 +125,7 @@ def read_matrix(path: Path, smoke: bool) -> dict[str, Any]:
         if small is None:
             raise UserError(f"{path} has no smoke version")
         settings = overlaid(settings, small)
+    settings = overlaid(settings, dict(above or {}))
     for key in ("dir", "shared", "tasks", "samplers"):
         if not settings.get(key):
             raise UserError(f"{path}: {key} is missing")
@@ -152,13 +158,23 @@ def _check_mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def cells(settings: dict[str, Any], limit: int | None = None) -> Iterator[Cell]:
+def cells(settings: dict[str, Any], limit: int | None = None, chosen: Collection[str] | None = None) -> Iterator[Cell]:
     """All cells: for each task and seed, each sampler (one with ``only``: for those tasks).
 
+    Args:
+        settings: of the matrix.
+        limit: only the first so many images.
+        chosen: only these tasks; None: all.
+
     Raises:
-        UserError: if a sampler names a task that is not there, or a part of a run's settings is no mapping.
+        UserError: if a sampler names a task that is not there, or ``chosen`` does, or none; if a part of a run's
+            settings is no mapping.
     """
     tasks: dict[str, Any] = settings["tasks"]
+    if chosen is not None and not chosen:
+        raise UserError(f"--tasks: names none; there are {', '.join(tasks)}")
+    if chosen is not None and (unknown := sorted(set(chosen) - set(tasks))):
+        raise UserError(f"--tasks: there is no task {', '.join(unknown)}; there are {', '.join(tasks)}")
     for sampler, own in settings["samplers"].items():
         for task, of_both in _check_mapping(own.get("tasks", {}), f"sampler {sampler}: tasks").items():
             where = f"sampler {sampler}: tasks: {task}"
@@ -169,6 +185,8 @@ def cells(settings: dict[str, Any], limit: int | None = None) -> Iterator[Cell]:
         if strange := {*own.get("tasks", {}), *only} - set(tasks):
             raise UserError(f"sampler {sampler}: there is no task {', '.join(sorted(strange))}")
     for task, of_task in tasks.items():
+        if chosen is not None and task not in chosen:
+            continue
         for seed in settings["seeds"]:
             for sampler, own in settings["samplers"].items():
                 if task not in own.get("only", tasks):

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -30,6 +31,8 @@ def matrix(
     limit: int | None = None,
     devices: int | None = None,
     num_nodes: int = 1,
+    tasks: list[str] | None = None,
+    above: dict[str, Any] | None = None,
     allow_local: bool = False,
 ) -> None:
     """Run every cell that is not finished, then write table.csv, table.md and report.html into the matrix's folder.
@@ -38,7 +41,8 @@ def matrix(
     and ``samplers``, name -> settings laid over them (a sampler's ``tasks``: task -> settings laid over those again;
     its ``only``: a list of the tasks that it runs on); ``seeds``; and ``smoke``, the same keys, laid over everything by
     ``--smoke``. A value that names a file of settings (a path relative to the file it stands in, or a name that ships)
-    replaces what is below it; ``from`` beside other keys is such a file with those keys laid over it.
+    replaces what is below it; ``from`` beside other keys is such a file with those keys laid over it. Settings on the
+    command line, ``--shared.data.size 256`` say, are laid over the file's ``shared``, as `predict` lays them over its.
 
     Every sampler of a task and seed sees the same measurements (the report checks it). The prior is loaded once. The
     same command again goes on where it was stopped, also on another number of devices.
@@ -50,13 +54,15 @@ def matrix(
         limit: only the first so many images.
         devices: devices a node; with more than one, or more nodes, by DDP. None: as the file says.
         num_nodes: started by torchrun or SLURM (`docs/pipeline.md`).
+        tasks: only these tasks of the file, also in the table and the report; None: all.
+        above: settings laid over the file's.
         allow_local: whether the file may name classes of files that are not installed.
 
     Raises:
         UserError: if the file is bad or a cell fails; the others are run first, unless there are several processes.
     """
     lightning_cli.quiet()
-    settings = read_matrix(config_file(str(config)), smoke)
+    settings = read_matrix(config_file(str(config)), smoke, above)
     if dir is not None:
         settings["dir"] = str(dir)
     if devices is None and num_nodes > 1:
@@ -65,7 +71,7 @@ def matrix(
         strategy = "ddp" if devices * num_nodes > 1 else "auto"
         trainer = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         settings["shared"] = overlaid(settings["shared"], {"trainer": trainer})
-    found = list(cells(settings, limit))
+    found = list(cells(settings, limit, tasks))
     if rank() == 0:
         write_plan(Path(settings["dir"]), ((cell.task, cell.sampler, cell.seed) for cell in found))
     failures = run_cells(found, allow_local)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from benchmarks.tools.building import built, settings_at
 from posterior.checks import MOST_SAMPLES, MOST_SIDE, real, whole
 from posterior.errors import UserError
 from posterior.files import write_whole
+from posterior.images import from_pixels, resized
 from posterior.listing import is_run
 from posterior.operators import MaskInpainting
 from posterior.operators.base import OperatorFamily
 from posterior.priors import Prior
-from posterior.reading import read_picture
+from posterior.reading import read_pixels
 from posterior.results.pictures import png
 from posterior.settings import conformed
 from posterior.shell import Parser, in_words
@@ -72,7 +74,7 @@ def try_command(arguments: Sequence[str]) -> None:
     folder = options.output or Path("results/try") / f"{options.photo.stem}_{options.task}"
     lightning_cli.quiet()
     prior = settings_at(options.prior, "--prior")
-    picture = read_picture(options.photo, "photo")
+    picture = read_pixels(options.photo, "photo")
     size = sides_of(prior, options.allow_local)
     found = measured_data(picture, options, folder) if options.measured else photo_data(picture, size, options, folder)
     data, files = found
@@ -154,7 +156,7 @@ def sides_of(prior: Any, allow_local: bool) -> tuple[int, int] | None:
     return made.size
 
 
-def photo_data(picture: Image.Image, size: tuple[int, int] | None, options: Any, folder: Path) -> Inputs:
+def photo_data(picture: np.ndarray, size: tuple[int, int] | None, options: Any, folder: Path) -> Inputs:
     """Inputs of a DataModule that measures the photo, of which a part is taken, or which is reduced, first.
 
     Raises:
@@ -162,10 +164,11 @@ def photo_data(picture: Image.Image, size: tuple[int, int] | None, options: Any,
     """
     if size is not None and options.side is not None:
         raise UserError(f"--side: has no effect, as the prior is for images of {size[0]}x{size[1]}")
-    box, (width, height) = part(picture.size, size, options.side or SIDE, options.scale)
+    whole_size = (picture.shape[1], picture.shape[0])
+    box, (width, height) = part(whole_size, size, options.side or SIDE, options.scale)
     operator = checked_operator(options, None if options.mask else (3, height, width))
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box))
-    mask = [] if options.mask is None else [fitted_mask(options.mask, picture.size, box, (width, height))]
+    pixels = resized(picture, (width, height), box)
+    mask = [] if options.mask is None else [fitted_mask(options.mask, whole_size, box, (width, height))]
     digest = digest_of(pixels, *mask)
     file = folder / "photo" / digest / f"{options.photo.stem}.png"
     files = {file: png(pixels)}
@@ -173,10 +176,10 @@ def photo_data(picture: Image.Image, size: tuple[int, int] | None, options: Any,
         mask_file = folder / "photo" / digest / "mask" / "mask.png"
         files[mask_file] = png(values)
         operator["init_args"]["mask"] = str(mask_file)
-    if (width, height) != picture.size:
+    if (width, height) != whole_size:
         larger = width > box[2] - box[0]
         told = f"enlarged to {height}x{width}, and restored" if larger else f"{height}x{width} of it is restored"
-        say_result(f"{options.photo.name} is {picture.height}x{picture.width}: {told}")
+        say_result(f"{options.photo.name} is {whole_size[1]}x{whole_size[0]}: {told}")
     return data_settings("ImageFolder", file, operator, options), files
 
 
@@ -198,7 +201,7 @@ def fitted_mask(mask: Path, photo: tuple[int, int], box: Box, size: tuple[int, i
     return fitted
 
 
-def measured_data(picture: Image.Image, options: Any, folder: Path) -> Inputs:
+def measured_data(picture: np.ndarray, options: Any, folder: Path) -> Inputs:
     """Inputs of a DataModule whose one measurement is the photo.
 
     Raises:
@@ -208,10 +211,14 @@ def measured_data(picture: Image.Image, options: Any, folder: Path) -> Inputs:
     for name in ("sigma_y", *([needed] if needed else [])):
         if getattr(options, name) is None:
             raise UserError(f"--{name}: has to be given for a photo that is the measurement of {options.task}")
-    height, width = options.scale * picture.height, options.scale * picture.width
+    height, width = (options.scale * side for side in picture.shape[:2])
     whole("try", "scale times the photo's longer side", max(height, width), 1, MOST_SIDE)
     operator = checked_operator(options, (3, height, width))
-    y = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    y = from_pixels(picture.transpose(2, 0, 1)).numpy()
+    seen = y if options.mask is None else y * MaskInpainting(options.mask).mask.numpy()
+    if (seen == seen[:1]).all():  # one number with one noise, repeated: its mean over channels then has the noise that is so
+        options.sigma_y *= math.sqrt(len(y))
+        say_result(f"{options.photo.name} is grey: its noise counts once, {options.sigma_y:.3g} in each of 3 channels")
     file = folder / "measured" / digest_of(y) / f"{options.photo.stem}.npy"
     content = io.BytesIO()
     np.save(content, y)

@@ -20,7 +20,7 @@ from posterior.errors import UserError
 from posterior.images import ImageFile, from_pixels, list_images, load_image
 from posterior.module import warn_once
 from posterior.priors import Prior
-from posterior.reading import read_picture, shown
+from posterior.reading import read_pixels, shown
 from posterior.settings import conformed
 from posterior.shell import Parser
 from posterior.terminal import Status, remark, say_place, say_result
@@ -162,7 +162,7 @@ def pictures(files: Sequence[ImageFile], size: tuple[int, int] | None) -> Tensor
         if size is not None and tuple(image.shape[1:]) != size:
             if size[0] != size[1]:
                 raise UserError(f"image {shown(file)} is {image.shape[1]}x{image.shape[2]}, the prior's are {size}")
-            image = load_image(file, min(read_picture(file).size), size[0])
+            image = load_image(file, min(read_pixels(file).shape[:2]), size[0])
         found.append(image)
         if image.shape != found[0].shape:
             raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from posterior.files import write_whole
 from posterior.images import to_pixels
+from posterior.reading import PNG
 
 STD_RANGE = 0.3
 """Standard deviation, on the [-1, 1] scale, that the std picture shows as its brightest colour."""
@@ -48,7 +51,16 @@ def sheet(images: Tensor, columns: int = 8, enlarge: int = 2, gap: int = 2) -> n
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as the content of a PNG file."""
+    """(H, W, 3) uint8 or uint16 as the content of a PNG file."""
+    if pixels.dtype == np.uint16:  # Pillow writes colours of 8 bits only
+        height, width = pixels.shape[:2]
+        header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))  # each: no filter
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        return PNG + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -2,7 +2,7 @@
 
 from posterior.samplers.annealed import AnnealedMeasurement, AnnealedSampler, Target
 from posterior.samplers.annealed_langevin import AnnealedLangevin
-from posterior.samplers.base import Observer, Sampler, check_finite, not_finite, unobserved
+from posterior.samplers.base import Ending, Observer, Sampler, check_finite, not_finite, unobserved
 from posterior.samplers.conditional import ConditionalDenoiser, ConditionalDescent
 from posterior.samplers.daps import DAPS
 from posterior.samplers.ddnm import DDNMPlus
@@ -81,6 +81,7 @@ __all__ = [
     "DPSPlus",
     "DiffPIR",
     "EmpiricalPosterior",
+    "Ending",
     "EulerMaruyama",
     "ExactEmpirical",
     "ExactGaussian",

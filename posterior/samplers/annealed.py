@@ -16,7 +16,8 @@ from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Ending, Observer, Sampler, check_finite, unobserved
+from posterior.samplers.conditional import ConditionalDenoiser
 from posterior.samplers.reverse_diffusion import ReverseDiffusion
 from posterior.samplers.schedules import AnnealingSchedule, Level, PublishedAnnealing
 
@@ -44,14 +45,19 @@ class AnnealedSampler(Sampler):
             (docs/method.md section 8).
         score_sigma_top: the same at the highest level of measurement noise; in between it falls geometrically with
             that noise (by the level's number, where the noise does not fall). None: score_sigma throughout (published).
-        ending: reverse diffusion from score_sigma down to 0 that ends the chain; None: the chain's last state is the
-            sample (published). With the schedule ``ListedSigmas([0.0])`` it is one denoising step.
+        conditional_score: read the score of p(x_s | y_i), by `ConditionalDenoiser` in two calls, for that of p_s(x) and
+            the gradient of p(y_i | x). The latter pair takes the state x_s for x itself (published): its chain has no
+            law that an ending could lead to p(x | y).
+        ending: from score_sigma down to 0, ends the chain; None: the chain's last state is the sample (published).
+            `ReverseDiffusion` ignores y; with the schedule ``ListedSigmas([0.0])`` it is one denoising step.
+            `ConditionalDescent` draws from p(x | x_s, y).
         clip: clip the samples to [-1, 1] at the end (published: yes; it biases priors that leave the range).
 
     Raises:
         UserError: if anchor_sigma is not > 0 or a score level is < 0 or rises; if a warm start comes without
             anchor_sigma, or neither it nor reverse diffusion is there to begin with; on a call, if anchor_sigma comes
-            without a warm start, or a level is outside the prior's range.
+            without a warm start, a level is outside the prior's range, or a conditional score is not read above its
+            lowest level.
     """
 
     stage: ClassVar[str]
@@ -64,7 +70,8 @@ class AnnealedSampler(Sampler):
     anchor_term: bool = True
     score_sigma: float | None = None
     score_sigma_top: float | None = None
-    ending: ReverseDiffusion | None = None
+    conditional_score: bool = False
+    ending: Ending | None = None
     clip: bool = False
 
     def __post_init__(self) -> None:
@@ -105,6 +112,9 @@ class AnnealedSampler(Sampler):
         for sigma in (self.anchor_sigma, self.score_sigma, self.score_sigma_top):
             if sigma is not None:
                 prior.check_range(sigma)
+        if self.conditional_score and not self.last_score_sigma(prior) > prior.sigma_min:
+            name = type(self).__name__
+            raise UserError(f"{name}: conditional_score needs a score_sigma above the prior's {prior.sigma_min:g}")
         self.levels(measurement)
 
     def levels(self, measurement: Measurement) -> list[Level]:
@@ -143,7 +153,9 @@ class AnnealedSampler(Sampler):
         self, prior: Prior, measurement: Measurement, anchor: Tensor, rng: Streams, observe: Observer
     ) -> Tensor:
         assert self.anchor_sigma is not None
-        x = anchor if self.reverse is None else self.reverse.from_level(prior, anchor, self.anchor_sigma, rng, observe)
+        x = anchor
+        if self.reverse is not None:
+            x = self.reverse.from_level(prior, measurement, anchor, self.anchor_sigma, rng, observe)
         return self.anneal(prior, measurement, x, anchor if self.anchor_term else None, rng, observe)
 
     @torch.no_grad()
@@ -167,7 +179,7 @@ class AnnealedSampler(Sampler):
         x = self.chain(prior, measurement, x, anchor, rng, observe)
         x = check_finite(x, rng, self.stage)
         if self.ending is not None:
-            x = self.ending.from_level(prior, x, self.last_score_sigma(prior), rng, observe)
+            x = self.ending.from_level(prior, measurement, x, self.last_score_sigma(prior), rng, observe)
         return x.clamp(-1, 1) if self.clip else x
 
     @abstractmethod
@@ -198,6 +210,7 @@ class AnnealedSampler(Sampler):
         low, last = self.last_score_sigma(prior), levels[-1].variance
         annealed = AnnealedMeasurement.top(measurement, top.variance, rng)
         anchor_precision = 0.0 if anchor is None or self.anchor_sigma is None else self.anchor_sigma**-2
+        kind = ConditionalTarget if self.conditional_score else Target
         for number, level in enumerate(levels, start=1):
             annealed = annealed.lowered(level.variance, rng)
             score_sigma = low
@@ -207,7 +220,7 @@ class AnnealedSampler(Sampler):
                 else:  # the noise does not fall: by the level's number
                     share = 1 - number / len(levels)
                 score_sigma = low * (self.score_sigma_top / low) ** share
-            yield Target(prior, annealed.current, anchor, anchor_precision, score_sigma), level.num_steps
+            yield kind(prior, annealed.current, anchor, anchor_precision, score_sigma), level.num_steps
 
 
 @dataclass(frozen=True)
@@ -225,14 +238,48 @@ class Target:
         """Gradient of log p_s, one call of the network."""
         return self.prior.score(x, self.score_sigma)
 
-    def data_drift(self, x: Tensor) -> Tensor:
-        """Gradient of the other terms' logs."""
-        drift = self.measurement.log_likelihood_grad(x)
-        return drift if self.anchor is None else drift + (self.anchor - x) * self.anchor_precision
+    def data_drift(self, x: Tensor) -> Tensor | float:
+        """Gradient of the other terms' logs; 0 if there are none."""
+        return self.measurement.log_likelihood_grad(x) + self.anchor_drift(x)
+
+    def anchor_drift(self, x: Tensor) -> Tensor | float:
+        """Gradient of log p(x0 | x); 0 without an anchor."""
+        return 0.0 if self.anchor is None else (self.anchor - x) * self.anchor_precision
 
     def drift(self, x: Tensor) -> Tensor:
         """Gradient of the log of it all."""
         return self.score(x) + self.data_drift(x)
+
+    def curvature(self, operator_norm: float) -> float | Tensor:
+        """Bound on that of minus the log of it all: a number, or (R, 1, 1, 1) where noise differs between images."""
+        variance = self.measurement.likelihood.variance(self.measurement.y)
+        if isinstance(variance, Tensor):
+            variance = variance.flatten(1).amin(dim=1).view(-1, 1, 1, 1)
+        return self.prior.curvature(self.score_sigma) + operator_norm**2 / variance + self.anchor_precision
+
+
+@dataclass(frozen=True)
+class ConditionalTarget(Target):
+    """p(x_s | y_i) p(x0 | x_s) of the smoothed state x_s = x + s n itself, rather than of an x that it is taken for.
+
+    Source: docs/method.md section 8. Where a prior's images are at sigma_min, s n is the noise on top of that.
+    """
+
+    @property
+    def level(self) -> float:
+        """t > 0 of the noise on top of sigma_min: t^2 = s^2 - sigma_min^2."""
+        return (self.score_sigma**2 - self.prior.sigma_min**2) ** 0.5
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of log p(x_s | y_i), (D_y - x) / t^2, two calls of the network."""
+        denoised = ConditionalDenoiser(self.prior, self.measurement).denoise(x, self.level, num_steps=1)
+        return (denoised - x) / self.level**2
+
+    def data_drift(self, x: Tensor) -> Tensor | float:
+        return self.anchor_drift(x)
+
+    def curvature(self, operator_norm: float) -> float | Tensor:
+        return self.level**-2 + self.anchor_precision  # of any law smoothed by t, p(x | y_i) as well
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,31 @@ class Sampler(ABC):
         """
 
 
+class Ending(ABC):
+    """What leads a state at a noise level to an image: how a chain ends that reads its score above level 0."""
+
+    @abstractmethod
+    def from_level(
+        self,
+        prior: Prior,
+        measurement: Measurement,
+        x: Tensor,
+        sigma: float,
+        rng: Streams,
+        observe: Observer = unobserved,
+    ) -> Tensor:
+        """Images (R, C, H, W) that x leads to.
+
+        Args:
+            prior: p(x).
+            measurement: R rows.
+            x: the state, x0 + sigma n, (R, C, H, W).
+            sigma: its level, in the prior's range.
+            rng: the R rows' random streams.
+            observe: sees every state.
+        """
+
+
 def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:
     """x, with NaN for all of a row that is not finite; unless no image is left whose chains are.
 

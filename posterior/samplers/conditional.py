@@ -16,7 +16,7 @@ from posterior.measurement import Measurement
 from posterior.operators.base import LinearOperator, conjugate_gradients, inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Ending, Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import ReverseStep, SecondOrderAncestral, initial_noise
 from posterior.samplers.schedules import GeometricSigmas, SigmaSchedule
 
@@ -24,6 +24,8 @@ SHORTEST, LONGEST = 0.05, 3.0
 """Bounds on the length of a secant, root mean square over an image, in units of sigma."""
 NEAR = 0.01
 """Length of a secant of A, root mean square over an image; numbers of an image are about 1."""
+APART = 1.2
+"""Least ratio of the level at which a descent begins to the next: the change of D between near ones tells no slope."""
 LEFT_STEPS = 10
 """Of conjugate gradients without a network call, where what is left of a residual has no closed form."""
 
@@ -133,7 +135,7 @@ class ConditionalDenoiser:
 
 
 @dataclass(frozen=True)
-class ConditionalDescent(Sampler):
+class ConditionalDescent(Sampler, Ending):
     """Samples of p(x | y): a search for the mode, then ancestral descents, all with the denoiser that is told y.
 
     Source: docs/method.md section 9. Related: Rozet et al., NeurIPS 2024 (the same conditional mean, by backward
@@ -228,8 +230,39 @@ class ConditionalDescent(Sampler):
         for _ in range(self.cycles):
             x = self.descend(told, x, down, steps, rng, observe, "cycle")
             x = x + (start**2 - down[-1] ** 2) ** 0.5 * rng.randn_like("cycle", x)
-        x = check_finite(self.descend(told, x, self.descent.sigmas(), steps, rng, observe), rng, "descent")
-        return prior.denoise(x, prior.sigma_min) if self.final_denoising else x
+        return self._finished(told, x, self.descent.sigmas(), steps, rng, observe)
+
+    @torch.no_grad()
+    def from_level(
+        self,
+        prior: Prior,
+        measurement: Measurement,
+        x: Tensor,
+        sigma: float,
+        rng: Streams,
+        observe: Observer = unobserved,
+    ) -> Tensor:
+        """A sample of p(z | z + t n = x, y), z ~ p * N(0, sigma_min^2 I), t^2 = sigma^2 - sigma_min^2, (R, C, H, W).
+
+        That is the descent alone, from t through its own levels below t. At sigma_min x is such a z, and stays as it
+        is.
+        """
+        t = max(sigma**2 - prior.sigma_min**2, 0.0) ** 0.5
+        levels = [t, *(level for level in self.descent.sigmas() if level * APART <= t)] if t > 0 else [0.0]
+        return self._finished(ConditionalDenoiser(prior, measurement), x, levels, [], rng, observe)
+
+    def _finished(
+        self,
+        told: ConditionalDenoiser,
+        x: Tensor,
+        levels: Sequence[float],
+        steps: Sequence[Tensor],
+        rng: Streams,
+        observe: Observer,
+    ) -> Tensor:
+        """The last descent; denoised once more, if asked for."""
+        x = check_finite(self.descend(told, x, levels, steps, rng, observe), rng, "descent")
+        return told.prior.denoise(x, told.prior.sigma_min) if self.final_denoising else x
 
     def descend(
         self,

@@ -28,14 +28,15 @@ class KineticLangevin(AnnealedSampler):
 
     with F the gradient of log p_s(x) p(y_i | x) p(x0 | x). The step follows from the curvature at each level,
     h = step_fraction * 2 / sqrt(L), L = L_s + ||A||^2 / v_i + 1 / anchor_sigma^2, L_s the prior's own bound
-    (`Prior.curvature`, 1 / s^2 for a network); 2 / sqrt(L) is the limit of stability. When a level changes the score
-    at x is kept, though its smoothing level may be a little lower now: with one step a level asking again would double
-    the calls.
+    (`Prior.curvature`, 1 / s^2 for a network); 2 / sqrt(L) is the limit of stability. With ``conditional_score`` a step
+    takes two calls, F is the gradient of log p(x_s | y_i) p(x0 | x_s), and 1 / s^2 stands for the first two terms of L.
+    When a level changes the score at x is kept, though its smoothing level (and the noise of the y_i that a conditional
+    score is told) may be a little lower now: with one step a level asking again would double the calls.
 
     Args:
         step_fraction: of the limit of stability, in (0, 1).
         friction: >= 0, per unit of time; 0 is Hamiltonian dynamics, which do not forget.
-        operator_norm: bound on the derivative of A, needed where A is not linear.
+        operator_norm: bound on the derivative of A, needed where A is not linear; not used with ``conditional_score``.
 
     Raises:
         UserError: if a number is out of range; on a call, before any network call, if the curvature is not bounded or
@@ -85,19 +86,17 @@ class KineticLangevin(AnnealedSampler):
 
     def step(self, target: Target, norm: float) -> float | Tensor:
         """h at one level: a number, or (R, 1, 1, 1) where the noise differs from image to image."""
-        variance = target.measurement.likelihood.variance(target.measurement.y)
-        if isinstance(variance, Tensor):
-            variance = variance.flatten(1).amin(dim=1).view(-1, 1, 1, 1)
-        curvature = target.prior.curvature(target.score_sigma) + norm**2 / variance + target.anchor_precision
-        return self.step_fraction * 2 / curvature**0.5
+        return self.step_fraction * 2 / target.curvature(norm) ** 0.5
 
     def check(self, prior: Prior, measurement: Measurement) -> None:
         super().check(prior, measurement)
         self._norm(measurement)
-        if not math.isfinite(prior.curvature(self.last_score_sigma(prior))):
+        if not (self.conditional_score or math.isfinite(prior.curvature(self.last_score_sigma(prior)))):
             raise UserError(f"KineticLangevin: {type(prior).__name__} has no bounded curvature, give score_sigma > 0")
 
     def _norm(self, measurement: Measurement) -> float:
+        if self.conditional_score:
+            return 0.0  # its curvature is bounded without it
         if self.operator_norm is not None:
             return self.operator_norm
         if not isinstance(measurement.operator, LinearOperator):

@@ -17,7 +17,7 @@ from posterior.checks import choice, real
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Ending, Observer, Sampler, check_finite, unobserved
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
 
 FixedVariance = Literal["small", "large"]
@@ -142,7 +142,7 @@ class DDIM(ReverseStep):
 
 
 @dataclass(frozen=True)
-class ReverseDiffusion(Sampler):
+class ReverseDiffusion(Sampler, Ending):
     """Samples of p(x), or of p(x | x0 + sigma n) when started at a level; it ignores the measurement's y.
 
     Args:
@@ -160,7 +160,15 @@ class ReverseDiffusion(Sampler):
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         return self.descend(prior, x, sigmas, rng, observe)
 
-    def from_level(self, prior: Prior, x: Tensor, sigma: float, rng: Streams, observe: Observer = unobserved) -> Tensor:
+    def from_level(
+        self,
+        prior: Prior,
+        measurement: Measurement,
+        x: Tensor,
+        sigma: float,
+        rng: Streams,
+        observe: Observer = unobserved,
+    ) -> Tensor:
         """A sample of p(x0 | x0 + sigma n = x): reverse diffusion started AT x, (R, C, H, W)."""
         return self.descend(prior, x, self.schedule.below(sigma), rng, observe)
 

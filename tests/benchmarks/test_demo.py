@@ -11,6 +11,7 @@ from PIL import Image
 from benchmarks.matrix import demo as module
 from benchmarks.matrix.cells import cells, read_matrix
 from posterior import UserError
+from posterior.settings import overlaid
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
 
@@ -33,6 +34,8 @@ def small(tmp_path, monkeypatch):
     shared = {"trainer": {"accelerator": "cpu"}}
     path.write_text(yaml.safe_dump({"from": str(module.CONFIG), "shared": shared, "samplers": samplers}))
     monkeypatch.setattr(module, "CONFIG", path)
+    photo = {"model": samplers["conditional"]["model"], "data": {"size": 16, "short_side": 16}, **shared}
+    monkeypatch.setattr(module, "PHOTO", overlaid(module.PHOTO, photo))
 
 
 def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
@@ -55,6 +58,20 @@ def test_the_demo_ends_with_its_table_and_one_picture(small, tmp_path, capsys):
         assert picture.height > 4 * 96
     module.demo(tmp_path / "out", limit=2, faces=1)
     assert capsys.readouterr().err.count("finished already") == 4
+
+
+def test_the_demo_shows_a_photograph_where_one_is_installed(small, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("skimage", reason="the extra 'photos' is not installed")
+    module.photograph(tmp_path / "photo")
+    assert f"photograph: {tmp_path / 'photo' / 'grid.png'}\n" in capsys.readouterr().out
+    names = {path.stem for path in (tmp_path / "photo" / "images" / "astronaut" / "0_0").glob("*.png")}
+    assert {"measurement", "sample_003", "mean", "truth"} <= names
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    module.photograph(tmp_path / "other")
+    got = "pip install 'posterior-sampling[photos]'"
+    told = f"no photograph here (the photograph astronaut comes with scikit-image: {got})"
+    assert capsys.readouterr().out == f"{told}\n"
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_demo_shows_the_recommended_sampler_on_every_task():

@@ -83,6 +83,47 @@ def test_cells_are_laid_over_one_another_in_order(small):
     assert {cell.config["data"]["init_args"]["limit"] for cell in smoke} == {1}
 
 
+def test_settings_of_the_command_line_are_laid_over_those_that_all_cells_share(small, monkeypatch):
+    found = {}
+    monkeypatch.setattr(
+        "benchmarks.matrix.matrix.run_cells",
+        lambda all_of_them, _: found.update(
+            {(cell.task, cell.sampler, cell.seed): cell.config for cell in all_of_them}
+        ),
+    )
+    monkeypatch.setattr("benchmarks.matrix.matrix.rank", lambda: 1)  # which writes no report
+    words = ["--shared.data.size", "8", "--tasks", "[sr]", "--shared.model.num_samples=3", "--limit", "1"]
+    command("matrix", ["--config", str(small), *words])
+    assert set(found) == {("sr", sampler, seed) for sampler in ("exact", "slow", "fast") for seed in (0, 1)}
+    for (_, sampler, _), config in found.items():
+        assert config["data"]["init_args"]["size"] == "8"  # read by the type of its setting
+        assert config["data"]["init_args"]["likelihood"]["init_args"] == {"sigma_y": 0.1}
+        assert config["data"]["init_args"]["limit"] == 1
+        assert config["model"]["num_samples"] == (
+            2 if sampler == "fast" else "3"
+        )  # what a sampler has of its own stays
+    with pytest.raises(UserError, match="--tasks: there is no task blur; there are inpainting, sr"):
+        matrix(small, tasks=["blur"])
+    with pytest.raises(UserError, match="--tasks: names none; there are inpainting, sr"):
+        matrix(small, tasks=[])
+    with pytest.raises(UserError, match="shared: unknown key modell"):
+        matrix(small, above={"shared": {"modell": 1}})
+
+
+def test_a_matrix_of_other_pictures(small, tmp_path):
+    """Another class of data on the command line: its settings are its own, the operator is the task's."""
+    np.savez(tmp_path / "own.npz", images=np.full((1, 3, 16, 16), 77, dtype=np.uint8), ids=["own"])
+    words = ["--shared.data", "ImageArray", "--shared.data.path", str(tmp_path / "own.npz")]
+    words += ["--shared.data.likelihood", "GaussianNoise", "--shared.data.likelihood.sigma_y", "0.2"]
+    command("matrix", ["--config", str(small), "--smoke", "--tasks", "[sr]", *words])
+    (row, *others) = csv.DictReader((tmp_path / "smoke" / "table.csv").open())
+    assert {row["task"], *(one["task"] for one in others)} == {"sr"}
+    run = tmp_path / "smoke" / "sr" / "exact" / "seed_0"
+    likelihood = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["likelihood"]
+    assert likelihood["init_args"]["sigma_y"] == 0.2
+    assert (run / "images" / "own" / "truth.png").is_file()
+
+
 def test_a_sampler_may_run_on_some_tasks_only(small):
     content = yaml.safe_load(small.read_text())
     content["samplers"]["slow"]["only"] = ["sr"]

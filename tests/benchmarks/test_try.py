@@ -13,6 +13,7 @@ from benchmarks.__main__ import run as run_command
 from benchmarks.matrix import try_photo
 from benchmarks.matrix.try_photo import part, try_command
 from posterior import UserError
+from posterior.images import load_image
 from tests.test_cli import FIELD
 
 pytestmark = pytest.mark.usefixtures("no_lpips_weights")
@@ -122,6 +123,41 @@ def test_a_photo_that_is_the_measurement(photo):
     y = np.load(file)
     with Image.open(photo) as picture:
         np.testing.assert_allclose((y + 1) * 127.5, np.asarray(picture).transpose(2, 0, 1), atol=1e-4)
+
+
+def test_a_grey_measurement_counts_once(photo, capsys):
+    """Three channels of one number: their mean has the noise that was given, so each is told sqrt(3) of it."""
+    Image.open(photo).convert("L").save(photo)
+    run = tried(photo, "--task=denoising", "--measured", "--sigma_y=0.1")
+    likelihood = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["likelihood"]
+    assert likelihood["init_args"]["sigma_y"] == pytest.approx(0.1732, abs=1e-4)
+    assert "my photo.png is grey: its noise counts once, 0.173 in each of 3 channels" in capsys.readouterr().out
+
+
+def test_marks_in_colour_do_not_hide_that_a_photo_is_grey(photo):
+    """What a mask hides was not measured."""
+    pixels = np.repeat(np.asarray(Image.open(photo).convert("L"))[..., None], 3, axis=2).copy()
+    pixels[:8] = (255, 0, 0)
+    Image.fromarray(pixels).save(photo)
+    mask = np.full(pixels.shape[:2], 255, np.uint8)
+    mask[:8] = 0
+    Image.fromarray(mask).save(photo.parent / "mask.png")
+    words = ("--task=inpainting", f"--mask={photo.parent / 'mask.png'}", "--measured", "--sigma_y=0.1")
+    likelihood = yaml.safe_load((tried(photo, *words) / "config.yaml").read_text())["data"]["init_args"]["likelihood"]
+    assert likelihood["init_args"]["sigma_y"] == pytest.approx(0.1732, abs=1e-4)
+
+
+def test_a_photo_of_sixteen_bits_keeps_them(photo):
+    """As the truth of a measurement that is simulated, and as the measurement; grey, as Pillow writes it."""
+    pixels = 32768 + np.random.default_rng(0).integers(0, 256, (30, 40)).astype(np.uint16)
+    Image.fromarray(pixels).save(photo)
+    right = np.stack([pixels / 32767.5 - 1] * 3)
+    run = tried(photo, "--task=denoising", "--measured", "--sigma_y=0.1")
+    (file,) = (run / "measured").glob("*/my photo.npy")
+    assert np.abs(np.load(file) - right).max() < 1e-7
+    try_command(command_line(photo, "--task=denoising", f"--output={photo.parent / 'other'}"))
+    (file,) = (photo.parent / "other" / "photo").glob("*/my photo.png")
+    assert np.abs(load_image(file).numpy() - right).max() < 1e-7
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from posterior import UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import ParallelBeam
 from posterior.transmission import Hounsfield, TransmissionPhotons
+from tests.dicom import write_dicom
 
 pydicom = pytest.importorskip("pydicom", reason="the extra 'ct' is not installed")
 
@@ -21,26 +22,8 @@ def slices(root, **settings):
 
 
 def write(path, pixels, **tags):
-    """A CT slice, as pydicom writes it."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    data, meta = Dataset(), FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
-    meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-    data.SOPClassUID, data.Modality = CTImageStorage, "CT"
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 1
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
-    data.RescaleSlope, data.RescaleIntercept, data.PixelData = 2, -1000, pixels.astype("<i2").tobytes()
-    for name, value in tags.items():
-        if value is None:
-            delattr(data, name)
-        else:
-            setattr(data, name, value)
-    data.file_meta = meta
-    data.save_as(path, enforce_file_format=True)
-    return path
+    rescale = {"RescaleSlope": 2, "RescaleIntercept": -1000}
+    return write_dicom(path, pixels, "CT", **rescale | tags)
 
 
 def test_phantoms_are_magnitudes_on_air():

@@ -1,3 +1,6 @@
+import zipfile
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from posterior import UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import CartesianMRI
 from posterior.operators.mri import centred_fft, to_complex
+from tests.dicom import write_dicom
 
 
 @pytest.mark.parametrize("kind", ["ellipses", "shepp_logan"])
@@ -83,10 +87,55 @@ def test_a_folder_of_pictures_is_one_of_magnitudes(tmp_path):
     assert found.shape == (2, 12, 12)
 
 
+def mr_slice(path, pixels, **tags):
+    pytest.importorskip("pydicom", reason="the extra 'ct' is not installed")
+    return write_dicom(path, pixels, "MR", **tags)
+
+
+def test_a_dicom_slice_is_one_of_magnitudes(tmp_path):
+    pixels = np.arange(10 * 8).reshape(10, 8)
+    mr_slice(tmp_path / "plain.dcm", pixels)
+    mr_slice(tmp_path / "scaled.DCM", pixels, RescaleSlope=2, RescaleIntercept=20)
+    data = slices(tmp_path)
+    assert data.ids == ["plain", "scaled"]
+    np.testing.assert_allclose(data.read("plain")[0], pixels[1:9] / 71, atol=1e-6)
+    np.testing.assert_allclose(data.read("scaled")[0], (2 * pixels[1:9] + 20) / 162, atol=1e-6)
+    assert not data.read("plain")[1].any()
+
+
+def test_dicom_files_of_something_else_are_named(tmp_path):
+    path = tmp_path / "a.dcm"
+    for pixels, tags, told in (
+        (np.ones((8, 8)), {"Modality": "CT"}, r"a\.dcm is no MR slice: its modality is CT"),
+        (np.ones((8, 8)) - 2, {}, r"a\.dcm has numbers below 0, which magnitudes have not: is it a phase\?"),
+        (np.zeros((8, 8)), {}, r"a\.dcm holds NaN, infinity or nothing but zeros"),
+        (np.ones((8, 8)), {"PixelData": b"\0\0"}, r"a\.dcm cannot be read as DICOM"),
+        (np.ones((16, 8)), {"Rows": 8, "NumberOfFrames": 2}, r"a\.dcm must hold one grey slice .* it is \[2, 8, 8\]"),
+    ):
+        mr_slice(path, pixels, **tags)
+        with pytest.raises(UserError, match=told):
+            slices(tmp_path).read("a")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
+        file.write(path, "a.dcm")
+    with pytest.raises(UserError, match="DICOM files are not read from a zip, unpack it"):
+        slices(tmp_path / "b.zip").read("a")
+
+
+def test_pydicoms_own_mr_slice_is_read():
+    pytest.importorskip("pydicom", reason="the extra 'ct' is not installed")
+    from pydicom.data import get_testdata_file
+
+    data = slices(Path(get_testdata_file("MR_small.dcm", download=False)))
+    image = data.read(data.ids[0])
+    assert image.shape == (2, 64, 64)
+    assert image.max() == 1
+    assert float(image[0].min()) == pytest.approx(127 / 2145)
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         slices(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no MRI slice file \(\.h5, \.hdf5, "):
+    with pytest.raises(UserError, match=r"holds no MRI slice file \(\.dcm, \.dicom, \.h5, "):
         slices(tmp_path)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["other"] = np.zeros(3)

@@ -44,6 +44,28 @@ def test_weak_waves_are_carried_by_a_shear():
     torch.testing.assert_close(change, rate, rtol=0, atol=0.02 * float(rate.abs().max()))
 
 
+def test_waves_meet_in_pairs():
+    """dw_k / dt = sum over p + q = k of (p_y q_x - p_x q_y) / p^2 w_p w_q, a pair at a time, of 24 waves."""
+    half = [(across, down) for across in range(3) for down in range(-2, 3) if (across, down) > (0, 0)]
+    generator = torch.Generator().manual_seed(5)
+    sizes = torch.randn(len(half), dtype=torch.complex128, generator=generator).tolist()
+    waves = dict(zip(half, sizes, strict=True))
+    waves |= {(-across, -down): size.conjugate() for (across, down), size in waves.items()}
+
+    def field(of_waves):
+        return sum((size * torch.exp(1j * (p[0] * X + p[1] * Y))).real for p, size in of_waves.items())
+
+    rates: dict[tuple[int, int], complex] = {}
+    for p, one in waves.items():
+        for q, other in waves.items():
+            turn, k = p[1] * q[0] - p[0] * q[1], (p[0] + q[0], p[1] + q[1])
+            rates[k] = rates.get(k, 0) + turn / (p[0] ** 2 + p[1] ** 2) * one * other
+    start, h = field(waves)[None, None], 1e-3
+    near, far = (flow(reynolds=1e9, time=time, steps=2).forward(start) - start for time in (h, 2 * h))
+    wanted = field(rates)
+    torch.testing.assert_close((4 * near - far)[0, 0] / (2 * h), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
 def test_an_inviscid_flow_keeps_energy_and_enstrophy():
     start, operator = smooth(), flow(reynolds=1e9, time=1.0, steps=100)
     end = operator.forward(start)

@@ -211,6 +211,31 @@ def test_a_picture_is_denoised_once_more(pooled):
     assert prior.cost.forward == (121 + 122) * rows
 
 
+@pytest.mark.parametrize("lowest", [0.0, 0.2])
+def test_from_a_level_it_samples_what_the_state_and_y_leave(pooled, lowest):
+    """N(0, 1 + lowest^2) seen as x = 0.5 at t = 0.3 and as y = 1 with noise 0.2: a Gaussian, and y counts once."""
+    rows, t, sigma_y = 20_000, 0.3, 0.2
+    measurement = Measurement(torch.ones(rows, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(sigma_y))
+    prior, rng = scalar(), pooled(rows)
+    prior.sigma_min = lowest
+    x, sigma = torch.full((rows, *POINT), 0.5), (t**2 + lowest**2) ** 0.5
+    found = ConditionalDescent().from_level(prior, measurement, x, sigma, rng)
+    precision = 1 / (1 + lowest**2) + t**-2 + sigma_y**-2
+    assert float(found.mean()) == pytest.approx((0.5 / t**2 + 1 / sigma_y**2) / precision, abs=0.03 * precision**-0.5)
+    assert float(found.std()) == pytest.approx(precision**-0.5, rel=0.03)
+    assert prior.cost.forward == rows * (5 * 3 + 11 * 2)  # 0.3 and the levels below it, above and below 0.08
+    assert torch.equal(ConditionalDescent().from_level(prior, measurement, x, lowest, rng), x)
+
+
+def test_a_level_just_below_the_first_is_left_out():
+    measurement = Measurement(torch.ones(1, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(0.2))
+    for first, calls in ((1.01, 3 + 2), (1.3, 3 + 3 + 2)):  # and the descent's levels, 1.0 and 0.05
+        prior = scalar()
+        sampler = ConditionalDescent(descent=ListedSigmas([1.0, 0.05, 0.0]))
+        sampler.from_level(prior, measurement, torch.ones(1, *POINT), first, Streams(0, ["a"]))
+        assert prior.cost.forward == calls
+
+
 def test_levels_outside_the_priors_range_are_refused_before_any_call():
     prior = gaussian()
     prior.sigma_max = 2.0

@@ -11,6 +11,25 @@ from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import GaussianBlur, Inpainting, MotionBlur, PhaseRetrieval, RandomInpainting, SuperResolution
 from posterior.priors import DiffusionPrior, LinearBetas, UNet
 from posterior.samplers import DDIM, DPS, MCG, Ancestral, DPSPlus, Projection, RespacedSigmas, ReverseDiffusion
+from tests.peers import Levels, cases, golden, spied
+from tests.samplers.test_lgd import EulerMaruyama
+
+
+class JointNorm(DPS):
+    """InverseBench, and the authors: the norm of all rows' residuals at once, here in equal parts."""
+
+    def misfit(self, measurement, denoised, rng, sigma):
+        distances = super().misfit(measurement, denoised, rng, sigma)
+        return torch.linalg.vector_norm(distances).expand_as(distances) / len(distances)
+
+
+class ProbabilityFlow(EulerMaruyama):
+    """InverseBench's step without noise, half as long."""
+
+    def moments(self, x, denoised, fraction, sigma, sigma_next):
+        whole, _ = super().moments(x, denoised, fraction, sigma, sigma_next)
+        still, _ = super().moments(x, x, fraction, sigma, sigma_next)
+        return (whole + still) / 2, 0.0
 
 
 class Given:
@@ -90,6 +109,25 @@ def test_an_images_gradient_in_a_batch_is_its_gradient_alone(prior, arrays, rela
         index = torch.tensor([row])
         alone = dps.advance(prior, measurement.rows(index), x[index], sigma, sigma_next, Given(noise))
         assert relative(both[index], alone) < 1e-5
+
+
+@pytest.mark.parametrize("case", cases("dps", "dps_ode"), ids="-".join)
+def test_a_run_of_inversebench(case, monkeypatch):
+    run = golden(*case)
+    start, *fresh = run.arrays["noise"]
+    levels, scaling = run.arrays["sigma"].tolist(), run.arrays["scaling"].view(-1, 1, 1, 1, 1)
+    first = run.arrays["sigma_max"] / scaling[0] * start / (1 + levels[0] ** 2) ** 0.5  # it starts at sigma n
+    step = (EulerMaruyama if run.setting("sde") else ProbabilityFlow)(run)
+    sampler = JointNorm(Levels(levels), step, run.setting("guidance_scale"), clip_denoised=False)
+    misfits, gradients = spied(monkeypatch, JointNorm, "misfit"), []
+    of_misfit = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given: (gradients.append(of_misfit(*given)), gradients[-1])[1])
+    *states, final = run.states_of(sampler, {"initial": [first], "dps": fresh}, len(start))
+    run.agrees(torch.stack([denoised.detach() for (_, denoised, *_), _ in misfits]), "denoised")
+    run.agrees(torch.stack([misfit.detach().sum() ** 2 for _, misfit in misfits]), "loss")
+    run.agrees(torch.stack([grad for (grad,) in gradients]) / scaling[:-1], "ll_grad")
+    run.agrees(scaling[1:] * torch.stack(states), "state")
+    run.agrees(scaling[-1] * final, "final")
 
 
 def test_a_step_is_the_published_one_in_variance_preserving_units(prior, relative):

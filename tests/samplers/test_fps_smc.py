@@ -13,7 +13,7 @@ from torch import Tensor
 from posterior import Measurement, Streams
 from posterior.noise import GaussianNoise
 from posterior.operators import Dense
-from posterior.samplers import FPSSMC, GeometricSigmas
+from posterior.samplers import FPSSMC, GeometricSigmas, RespacedSigmas
 from posterior.samplers.particles import select, spectrum_of_particles
 from posterior.samplers.spectrum import spectrum
 from tests.peers import Levels, Recorded, cases, golden, spied
@@ -101,6 +101,9 @@ class AsInverseBench(FPSSMC):
 def test_a_run_of_the_authors(case, monkeypatch):
     run = golden(*case)
     above, *levels = (1 / torch.cumprod(1 - run.arrays["betas"], dim=0) - 1).sqrt().flip(0).tolist()
+    run.agrees(torch.arange(len(levels)).flip(0), "t", 0)  # the state of the level above is given to the network first
+    for sigmas in (run.noise_levels()[run.arrays["timestep_map"]].flip(0).tolist(), RespacedSigmas(13).sigmas()[:-1]):
+        assert [above, *levels] == pytest.approx(sigmas, rel=1e-5)
     particles, eta = int(run.setting("num_particles")), run.setting("c_rate") ** 0.5
     before = dict(zip(levels[1:], levels, strict=False))
     sampler = AsTheAuthors(Levels([*levels, 0.0]), particles, eta, above=above, before=before)

@@ -17,6 +17,7 @@ from posterior.samplers import (
     DPS,
     AdmissibleAnnealing,
     AnnealedLangevin,
+    ConditionalDescent,
     ExactGaussian,
     GeometricAnnealing,
     KineticLangevin,
@@ -72,6 +73,49 @@ def test_60_calls_reach_the_floor_and_are_nearer_than_the_first_order(pooled):
             assert std_ratio(samples, torch.cat(sets)) == pytest.approx(1, abs=0.05)
     assert ratios[0] < 1.2
     assert ratios[1] > ratios[0]
+
+
+@pytest.mark.parametrize(
+    ("told", "ending", "mean", "variance"),
+    [
+        (False, ReverseDiffusion(ListedSigmas([0.0])), 1 / 3, 1 / 150),
+        (False, ConditionalDescent(), 5 / 9, 11 / 675),
+        (True, ConditionalDescent(), 1 / 2, 1 / 50),
+    ],
+    ids=["x_s taken for x, denoised", "x_s taken for x", "the score and the ending are told y"],
+)
+@pytest.mark.parametrize("first_order", [False, True])
+def test_of_a_score_read_above_0_only_the_mended_composition_has_the_posterior(
+    pooled, first_order, told, ending, mean, variance
+):
+    """x ~ N(0, c), y = x + N(0, v), c = v = s^2 = 0.04: N(y / 2, 1 / 50). By hand, docs/method.md section 8."""
+    rows, c, y = 8000, 0.04, 0.3
+    prior = GaussianMixturePrior.full(torch.ones(1), torch.zeros(1, *POINT), c * torch.ones(1, 1, 1))
+    measurement = Measurement(torch.full((rows, *POINT), y), Dense(torch.ones(1, 1), POINT), GaussianNoise(c**0.5))
+    settings = {"score_sigma": c**0.5, "conditional_score": told, "ending": ending, "schedule": NoAnnealing(40)}
+    if first_order:
+        sampler = AnnealedLangevin(0.02, averaged_noise=True, **settings)
+    else:
+        sampler = KineticLangevin(step_fraction=0.7, **settings)
+    x = sampler.anneal(prior, measurement, torch.zeros(rows, *POINT), None, pooled(rows))
+    assert float(x.mean()) == pytest.approx(mean * y, abs=5 * (variance / rows) ** 0.5)
+    assert float(x.var()) == pytest.approx(variance, rel=5 * (2 / rows) ** 0.5)
+
+
+def test_a_conditional_score_takes_two_calls_and_has_its_own_curvature():
+    measurement = Measurement(torch.ones(2, *POINT), Dense(2 * torch.ones(1, 1), POINT), GaussianNoise(0.5))
+    prior, rng = scalar_prior(), Streams(0, ["a", "b"])
+    settings = {"schedule": NoAnnealing(3), "conditional_score": True}
+    sampler = KineticLangevin(step_fraction=0.5, score_sigma=0.2, **settings)
+    sampler.anneal(prior, measurement, torch.zeros(2, *POINT), None, rng)
+    assert prior.cost.forward == 2 * 2 * (1 + 3)
+    ((target, _),) = sampler.targets(prior, measurement, sampler.levels(measurement), None, rng)
+    assert sampler.step(target, 2.0) == pytest.approx(0.2)  # 1 / s^2, however exact y is
+    amplitudes = PhaseRetrieval().realise(POINT)  # not linear: no bound on it is needed
+    sampler.check(prior, Measurement(torch.ones(1, *amplitudes.measurement_shape), amplitudes, GaussianNoise(0.5)))
+    with pytest.raises(UserError, match="KineticLangevin: conditional_score needs a score_sigma above the prior's 0"):
+        KineticLangevin(reverse=ReverseDiffusion(RespacedSigmas(10)), **settings)(prior, measurement, rng)
+    assert prior.cost.forward == 2 * 2 * (1 + 3)  # before the first call
 
 
 def test_the_step_follows_the_curvature_of_each_level():

@@ -6,7 +6,7 @@ import torch
 from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise, PoissonNoise
 from posterior.operators import PhaseRetrieval, SuperResolution
-from posterior.samplers import DAPS, JFPS, MMPS, TDS, ExactLikelihoodStep, PiGDM, PnPDM
+from posterior.samplers import DAPS, FPSSMC, JFPS, MMPS, TDS, ExactLikelihoodStep, MCGDiff, PiGDM, PnPDM
 
 SHAPE = (3, 16, 16)
 NONLINEAR, LINEAR = PhaseRetrieval().realise(SHAPE), SuperResolution(4).realise(SHAPE)
@@ -33,6 +33,8 @@ def test_an_exact_step_as_well(sampler, field):
     refused(sampler, LINEAR, PoissonNoise(), f"{step} needs Gaussian noise, got PoissonNoise", field)
 
 
-def test_memory_for_the_particles(field, monkeypatch):
+@pytest.mark.parametrize("kind", [TDS, MCGDiff, FPSSMC])
+def test_memory_for_the_particles(kind, field, monkeypatch):
     monkeypatch.setattr("posterior.samplers.particles.memory_of", lambda device: 1000)
-    refused(TDS(num_particles=3), LINEAR, GaussianNoise(), "TDS: num_particles 3 for 1 rows .* take fewer", field)
+    told = f"{kind.__name__}: num_particles 3 for 1 rows .* take fewer"
+    refused(kind(num_particles=3), LINEAR, GaussianNoise(), told, field)

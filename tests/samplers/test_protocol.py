@@ -254,6 +254,19 @@ ENTRIES = {
         family=BLUR,
         bad={"step_fraction": 1.0, "friction": -1.0, "operator_norm": 0.0} | OF_ANNEALING,
     ),
+    "KineticLangevin, told y": Entry(
+        KineticLangevin(
+            reverse=None,
+            schedule=FALLING,
+            score_sigma=0.3,
+            conditional_score=True,
+            ending=ConditionalDescent(descent=GeometricSigmas(4, 1.0, 0.1)),
+            **WARM,
+        ),
+        field,
+        3 + 2 * (1 + 4) + (3 + 3 + 3),
+        family=BLUR,
+    ),
     "KineticLangevin, network": Entry(
         KineticLangevin(reverse=None, schedule=FALLING, **SMOOTHED, **WARM), network, 3 + (1 + 4) + 1
     ),

@@ -136,7 +136,7 @@ def test_from_a_level_it_samples_the_denoising_posterior(field):
         rows, -1, -1, -1
     )
     reverse = ReverseDiffusion(RespacedSigmas(1000))
-    samples = reverse.from_level(field, anchor, sigma, Streams(0, ["a"], rows))
+    samples = reverse.from_level(field, empty_measurement(rows, shape), anchor, sigma, Streams(0, ["a"], rows))
     mean = field.denoise(anchor[:1], sigma)
     assert float((samples.mean(dim=0) - mean[0]).square().mean().sqrt()) < 0.03
     posterior = 1 / (1 / field.spectrum(shape) + 1 / sigma**2)
@@ -168,7 +168,8 @@ def test_the_learned_fraction_interpolates_the_log_of_the_variance():
 
 def test_a_step_without_noise_draws_nothing(field):
     rng = Streams(0, ["a"])
-    x = ReverseDiffusion(RespacedSigmas(10), DDIM(0.0)).from_level(field, torch.zeros(1, 3, 8, 8), 1.0, rng)
+    reverse, shape = ReverseDiffusion(RespacedSigmas(10), DDIM(0.0)), (3, 8, 8)
+    x = reverse.from_level(field, empty_measurement(1, shape), torch.zeros(1, *shape), 1.0, rng)
     fresh = Streams(0, ["a"])
     assert torch.equal(rng.randn("reverse", (4,)), fresh.randn("reverse", (4,)))
     assert torch.isfinite(x).all()

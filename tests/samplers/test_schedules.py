@@ -20,6 +20,7 @@ from posterior.samplers import (
     QuadraticSigmas,
     RespacedSigmas,
 )
+from tests.peers import cases, golden
 
 
 @pytest.fixture
@@ -158,3 +159,47 @@ def test_quadratic_sigmas_fall_from_the_highest_level_to_the_lowest_and_0(num_le
 def test_quadratic_sigmas_that_would_meet_are_refused():
     with pytest.raises(UserError, match="QuadraticSigmas: num_levels must be >= 2 and <= 250, got 251"):
         QuadraticSigmas(251)
+
+
+FAMILIES = {
+    "even in log": ("ddnm_plus", "ddnm_plus_L0", "ddrm", "ddrm_etab", "pigdm_noisy", "pigdm_pinv"),
+    "even in sigma^(1/7)": ("daps", "pnpdm", "mcgdiff", "fps_smc_ve"),
+    "variance preserving": (
+        *("diffpir_grad", "diffpir_grad_xi", "diffpir_prox", "reddiff_const", "reddiff_linear", "fps_smc"),
+        *("dps", "dps_ode", "lgd"),
+    ),
+}
+"""Of levels, in InverseBench's golden runs."""
+
+
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [(family, case) for family, names in FAMILIES.items() for case in cases(*names)],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_inversebenchs_tables_are_those_of_its_formulas(family, case):
+    """What the samplers' tests take from its runs: levels, scalings, and by how much a step moves and renoises."""
+    run = golden(*case)
+    count, sigma = len(run.arrays["factor"]), run.arrays["sigma"].double()
+    top, bottom = float(run.arrays["sigma_max"]), float(sigma[-2])
+    scale, slope, fall = torch.ones(count + 1).double(), torch.ones(count).double(), torch.zeros(count).double()
+    if family == "even in log":
+        found = torch.tensor([*GeometricSigmas(count, top, bottom).sigmas()[:-1], bottom]).double()
+        time, slope = found**2, 1 / (2 * found[:-1])  # d sigma / d t
+    elif family == "even in sigma^(1/7)":
+        found = torch.tensor([*KarrasSigmas(count, top, bottom).sigmas()[:-1], sigma[-1]]).double()
+        time = found
+    else:
+        time = 1 - torch.arange(count).double() / (count - 1) * (1 - 1e-3)
+        last = (-0.1 + (0.01 + 4 * 9.95 * math.log(1 + 1e-4)) ** 0.5) / (2 * 9.95)  # where the level is 0.01
+        time = torch.cat([time, torch.tensor([last]).double()])
+        area, growth = 9.95 * time**2 + 0.1 * time, (19.9 * time + 0.1)[:-1]
+        found, scale = torch.expm1(area).sqrt(), (-area / 2).exp()
+        slope, fall = growth * area[:-1].exp() / (2 * found[:-1]), -growth / 2  # d log s / d t
+    step = time[:-1] - time[1:]
+    run.agrees(found, "sigma")
+    run.agrees(scale, "scaling")
+    run.agrees(time, "time")
+    run.agrees((2 * scale[:-1] ** 2 * found[:-1] * slope * step).clamp_min(0), "factor")
+    run.agrees(1 - fall * step, "scaling_factor")
+    run.agrees(found[0] * scale[0], "sigma_max")
