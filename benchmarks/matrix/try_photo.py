@@ -216,7 +216,7 @@ def measured_data(picture: np.ndarray, options: Any, folder: Path) -> Inputs:
     operator = checked_operator(options, (3, height, width))
     y = from_pixels(picture.transpose(2, 0, 1)).numpy()
     seen = y if options.mask is None else y * MaskInpainting(options.mask).mask.numpy()
-    if (seen == seen[:1]).all():  # one number with one noise, repeated: its mean over channels then has the noise that is so
+    if (seen == seen[:1]).all():  # one number with one noise, repeated: their mean has the noise that is so
         options.sigma_y *= math.sqrt(len(y))
         say_result(f"{options.photo.name} is grey: its noise counts once, {options.sigma_y:.3g} in each of 3 channels")
     file = folder / "measured" / digest_of(y) / f"{options.photo.stem}.npy"

@@ -309,7 +309,7 @@ def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
         "annealed_langevin_64": "algorithm1",
         "annealed_langevin_paper": "algorithm3",
     }
-    left_out = {"exact_gaussian", "exact_mixture", "exact_empirical", "lasso", "kinetic_mri", "kinetic_conditional"}
+    left_out = {"exact_gaussian", "exact_mixture", "exact_empirical", "lasso", "kinetic_mri"}
     left_out |= {"dps_100", "langevin_digits", "filtered_back_projection", "in_latents"}
     ours = [one for one in entrants if one.group != "theirs"]
     assert {one.name for one in ours} == {renamed.get(name, name) for name in names - left_out}
