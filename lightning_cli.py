@@ -314,6 +314,15 @@ COMMANDS: dict[str, tuple[type[CheckedCLI], Callable[[RunStarted], dict[str, Any
 }
 
 
+def checked(command: str, settings: dict[str, Any], allow_local: bool = False) -> dict[str, Any]:
+    """Settings of ``predict`` or ``fit``, held against what the classes in them take (`conformed`), without running.
+
+    Raises:
+        UserError: naming the first setting that is wrong.
+    """
+    return conformed(settings, COMMANDS[command][2], allow_local)
+
+
 def run(command: str, settings: dict[str, Any], started: RunStarted, allow_local: bool = False, **more: Any) -> None:
     """Check settings, build what they name, and run it.
 
@@ -331,9 +340,8 @@ def run(command: str, settings: dict[str, Any], started: RunStarted, allow_local
     end_with_parent()
     atexit.unregister(leave_group)
     atexit.register(leave_group)  # once, however many runs a process has
-    cli, options, parts = COMMANDS[command]
-    checked = conformed(settings, parts, allow_local)
-    arguments = {"subcommand": command, command: checked}
+    cli, options, _ = COMMANDS[command]
+    arguments = {"subcommand": command, command: checked(command, settings, allow_local)}
     try:
         cli(**options(started), **more, args=arguments, auto_configure_optimizers=False)
     finally:  # only now is all written

@@ -54,12 +54,14 @@ def matrix(
         limit: only the first so many images.
         devices: devices a node; with more than one, or more nodes, by DDP. None: as the file says.
         num_nodes: started by torchrun or SLURM (`docs/pipeline.md`).
-        tasks: only these tasks of the file, also in the table and the report; None: all.
+        tasks: only these tasks of the file; None: all. Table and report have them and those that the folder has already
+            of the others under these settings.
         above: settings laid over the file's.
         allow_local: whether the file may name classes of files that are not installed.
 
     Raises:
-        UserError: if the file is bad or a cell fails; the others are run first, unless there are several processes.
+        UserError: if the file is bad or settings of a cell are, before any runs; if a cell fails, after the others have
+            run, unless there are several processes.
     """
     lightning_cli.quiet()
     settings = read_matrix(config_file(str(config)), smoke, above)
@@ -72,21 +74,33 @@ def matrix(
         trainer = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         settings["shared"] = overlaid(settings["shared"], {"trainer": trainer})
     found = list(cells(settings, limit, tasks))
+    names = {cell.name for cell in found}
+    shown = [cell for cell in cells(settings, limit) if cell.name in names or cell.ended]
     if rank() == 0:
-        write_plan(Path(settings["dir"]), ((cell.task, cell.sampler, cell.seed) for cell in found))
+        write_plan(Path(settings["dir"]), ((cell.task, cell.sampler, cell.seed) for cell in shown))
     failures = run_cells(found, allow_local)
     if rank() != 0:
         return
     if len(failures) < len(found):
-        write_matrix_report(Path(settings["dir"]), found)
+        write_matrix_report(Path(settings["dir"]), shown)
     if failures:
         name, reason = next(iter(failures.items()))
         raise UserError(f"{len(failures)} of {len(found)} cells failed, first {name}: {reason}")
 
 
 def run_cells(found: Sequence[Cell], allow_local: bool = False) -> dict[str, UserError | OSError]:
-    """Run those that are not finished; names and reasons of the ones that fail."""
+    """Run those that are not finished; names and reasons of the ones that fail.
+
+    Raises:
+        UserError: before any runs, if the settings of one are not those of a run.
+    """
     finished = {cell.name for cell in found if cell.finished}  # decided before any runs: ranks must agree
+    for cell in found:
+        if cell.name not in finished:
+            try:
+                lightning_cli.checked("predict", cell.config, allow_local)
+            except UserError as error:
+                raise UserError(f"{cell.name}: {error}") from error
     failures: dict[str, UserError | OSError] = {}
     for number, cell in enumerate(found, start=1):
         done = cell.name in finished

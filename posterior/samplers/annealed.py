@@ -46,8 +46,8 @@ class AnnealedSampler(Sampler):
         score_sigma_top: the same at the highest level of measurement noise; in between it falls geometrically with
             that noise (by the level's number, where the noise does not fall). None: score_sigma throughout (published).
         conditional_score: read the score of p(x_s | y_i), by `ConditionalDenoiser` in two calls, for that of p_s(x) and
-            the gradient of p(y_i | x). The latter pair takes the state x_s for x itself (published): its chain has no
-            law that an ending could lead to p(x | y).
+            the gradient of p(y_i | x); with an anchor that of p(x_s | y_i, x0). The latter pair takes the state x_s for
+            x itself (published): its chain has no law that an ending could lead to p(x | y).
         ending: from score_sigma down to 0, ends the chain; None: the chain's last state is the sample (published).
             `ReverseDiffusion` ignores y; with the schedule ``ListedSigmas([0.0])`` it is one denoising step.
             `ConditionalDescent` draws from p(x | x_s, y).
@@ -57,7 +57,7 @@ class AnnealedSampler(Sampler):
         UserError: if anchor_sigma is not > 0 or a score level is < 0 or rises; if a warm start comes without
             anchor_sigma, or neither it nor reverse diffusion is there to begin with; on a call, if anchor_sigma comes
             without a warm start, a level is outside the prior's range, or a conditional score is not read above its
-            lowest level.
+            lowest level, or the ending has nothing to do.
     """
 
     stage: ClassVar[str]
@@ -115,6 +115,8 @@ class AnnealedSampler(Sampler):
         if self.conditional_score and not self.last_score_sigma(prior) > prior.sigma_min:
             name = type(self).__name__
             raise UserError(f"{name}: conditional_score needs a score_sigma above the prior's {prior.sigma_min:g}")
+        if self.ending is not None:
+            self.ending.check_level(prior, self.last_score_sigma(prior))
         self.levels(measurement)
 
     def levels(self, measurement: Measurement) -> list[Level]:
@@ -179,7 +181,11 @@ class AnnealedSampler(Sampler):
         x = self.chain(prior, measurement, x, anchor, rng, observe)
         x = check_finite(x, rng, self.stage)
         if self.ending is not None:
-            x = self.ending.from_level(prior, measurement, x, self.last_score_sigma(prior), rng, observe)
+            sigma = self.last_score_sigma(prior)
+            if self.conditional_score and anchor is not None and self.anchor_sigma is not None:
+                x, level = seen_together(x, (sigma**2 - prior.sigma_min**2) ** 0.5, anchor, self.anchor_sigma**-2)
+                sigma = (level**2 + prior.sigma_min**2) ** 0.5
+            x = self.ending.from_level(prior, measurement, x, sigma, rng, observe)
         return x.clamp(-1, 1) if self.clip else x
 
     @abstractmethod
@@ -258,11 +264,18 @@ class Target:
         return self.prior.curvature(self.score_sigma) + operator_norm**2 / variance + self.anchor_precision
 
 
+def seen_together(x: Tensor, sigma: float, anchor: Tensor, anchor_precision: float) -> tuple[Tensor, float]:
+    """Two noisy views of one image, x at level sigma > 0 and an anchor, as one: it, (R, C, H, W), and its level."""
+    precision = sigma**-2 + anchor_precision
+    return (x * sigma**-2 + anchor * anchor_precision) / precision, precision**-0.5
+
+
 @dataclass(frozen=True)
 class ConditionalTarget(Target):
-    """p(x_s | y_i) p(x0 | x_s) of the smoothed state x_s = x + s n itself, rather than of an x that it is taken for.
+    """p(x_s | y_i, x0) of the smoothed state x_s = x + s n itself, rather than of an x that it is taken for.
 
-    Source: docs/method.md section 8. Where a prior's images are at sigma_min, s n is the noise on top of that.
+    Source: docs/method.md section 8. Where a prior's images are at sigma_min, s n is the noise on top of that. The
+    anchor x0 and x_s are two views of one x: together they are one, by their precisions (`seen_together`).
     """
 
     @property
@@ -271,15 +284,18 @@ class ConditionalTarget(Target):
         return (self.score_sigma**2 - self.prior.sigma_min**2) ** 0.5
 
     def score(self, x: Tensor) -> Tensor:
-        """Gradient of log p(x_s | y_i), (D_y - x) / t^2, two calls of the network."""
-        denoised = ConditionalDenoiser(self.prior, self.measurement).denoise(x, self.level, num_steps=1)
-        return (denoised - x) / self.level**2
+        """Gradient of log p(x_s | y_i, x0), (E[x | x_s, y_i, x0] - x_s) / t^2, two calls of the network."""
+        seen, level = x, self.level
+        if self.anchor is not None:
+            seen, level = seen_together(x, level, self.anchor, self.anchor_precision)
+        told = ConditionalDenoiser(self.prior, self.measurement)
+        return (told.denoise(seen, level, num_steps=1) - x) / self.level**2
 
-    def data_drift(self, x: Tensor) -> Tensor | float:
-        return self.anchor_drift(x)
+    def data_drift(self, x: Tensor) -> float:
+        return 0.0  # the score is told all of it
 
-    def curvature(self, operator_norm: float) -> float | Tensor:
-        return self.level**-2 + self.anchor_precision  # of any law smoothed by t, p(x | y_i) as well
+    def curvature(self, operator_norm: float) -> float:
+        return self.level**-2  # of any law smoothed by t, p(x | y_i, x0) as well
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posterior import waits
-from posterior.errors import Diverged
+from posterior.errors import Diverged, UserError
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -74,6 +74,15 @@ class Ending(ABC):
             rng: the R rows' random streams.
             observe: sees every state.
         """
+
+    def check_level(self, prior: Prior, sigma: float) -> None:
+        """What can be known before the chain that ends at this level.
+
+        Raises:
+            UserError: if the ending has nothing to do there.
+        """
+        if sigma <= 0:
+            raise UserError(f"ending {type(self).__name__} needs a score_sigma above 0")
 
 
 def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:

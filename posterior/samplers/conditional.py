@@ -245,11 +245,15 @@ class ConditionalDescent(Sampler, Ending):
         """A sample of p(z | z + t n = x, y), z ~ p * N(0, sigma_min^2 I), t^2 = sigma^2 - sigma_min^2, (R, C, H, W).
 
         That is the descent alone, from t through its own levels below t. At sigma_min x is such a z, and stays as it
-        is.
+        is (`check_level` refuses a chain that ends there).
         """
         t = max(sigma**2 - prior.sigma_min**2, 0.0) ** 0.5
         levels = [t, *(level for level in self.descent.sigmas() if level * APART <= t)] if t > 0 else [0.0]
         return self._finished(ConditionalDenoiser(prior, measurement), x, levels, [], rng, observe)
+
+    def check_level(self, prior: Prior, sigma: float) -> None:
+        if sigma <= prior.sigma_min:
+            raise UserError(f"ending ConditionalDescent needs a score_sigma above the prior's {prior.sigma_min:g}")
 
     def _finished(
         self,

@@ -29,7 +29,7 @@ class KineticLangevin(AnnealedSampler):
     with F the gradient of log p_s(x) p(y_i | x) p(x0 | x). The step follows from the curvature at each level,
     h = step_fraction * 2 / sqrt(L), L = L_s + ||A||^2 / v_i + 1 / anchor_sigma^2, L_s the prior's own bound
     (`Prior.curvature`, 1 / s^2 for a network); 2 / sqrt(L) is the limit of stability. With ``conditional_score`` a step
-    takes two calls, F is the gradient of log p(x_s | y_i) p(x0 | x_s), and 1 / s^2 stands for the first two terms of L.
+    takes two calls, F is the gradient of log p(x_s | y_i, x0), and L = 1 / s^2.
     When a level changes the score at x is kept, though its smoothing level (and the noise of the y_i that a conditional
     score is told) may be a little lower now: with one step a level asking again would double the calls.
 

@@ -301,13 +301,35 @@ def test_a_cell_that_fails_is_named_and_the_others_are_run(small, tmp_path, caps
     assert "failed images" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_settings_that_no_class_takes_are_a_failed_cell(small, capsys):
+def test_settings_that_no_class_takes_are_one_line_before_any_cell_runs(small, tmp_path, capsys):
+    """Of one sampler's, and of those that all share: not a line a cell, nor a night of the others first."""
+    with pytest.raises(UserError, match=r"^inpainting / exact / seed 0: data\.init_args\.sise: .*size"):
+        matrix(small, above={"shared": {"data": {"sise": 8}}})
     content = yaml.safe_load(small.read_text())
     content["samplers"]["slow"] = {"model": {"sampler": {"class_path": "posterior.samplers.Nothing"}}}
     small.write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match=r"4 of 12 cells failed, first inpainting / slow / seed 0: model\.sampler"):
+    with pytest.raises(UserError, match=r"inpainting / slow / seed 0: model\.sampler: .* has no Nothing"):
         matrix(small)
-    assert "posterior.samplers has no Nothing" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_dir()]
+
+
+def test_tasks_that_are_run_one_after_the_other_stand_in_one_table(small, tmp_path):
+    def told() -> set[tuple[str, str]]:
+        rows = csv.DictReader((tmp_path / "smoke" / "table.csv").open())
+        return {(row["task"], row["sampler"]) for row in rows}
+
+    def every(*tasks: str) -> set[tuple[str, str]]:
+        return {(task, sampler) for task in tasks for sampler in ("exact", "slow", "fast")}
+
+    matrix(small, smoke=True, tasks=["sr"])
+    assert told() == every("sr")
+    matrix(small, smoke=True, tasks=["inpainting"])
+    assert told() == every("sr", "inpainting")
+    assert "inpainting" in (tmp_path / "smoke" / "report.html").read_text()
+    other = {"shared": {"data": {"init_args": {"size": 8}}}}  # these settings make other samples of inpainting
+    with pytest.raises(UserError, match="holds a run with"):
+        matrix(small, smoke=True, tasks=["sr"], above=other)
 
 
 @pytest.mark.parametrize(

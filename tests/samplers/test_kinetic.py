@@ -102,6 +102,43 @@ def test_of_a_score_read_above_0_only_the_mended_composition_has_the_posterior(
     assert float(x.var()) == pytest.approx(variance, rel=5 * (2 / rows) ** 0.5)
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+def test_a_conditional_score_takes_an_anchor_for_one_of_x(pooled, first_order):
+    """x ~ N(0, c), y = x + N(0, v), x0 = x + N(0, v): N((y + x0) / 3, c / 3) for c = v = s^2 = 0.04, by hand.
+
+    With x_s taken for x in the anchor's term the ending would see x0 twice, and give another mean and variance.
+    """
+    rows, c, y, x0 = 8000, 0.04, 0.3, -0.1
+    prior = GaussianMixturePrior.full(torch.ones(1), torch.zeros(1, *POINT), c * torch.ones(1, 1, 1))
+    measurement = Measurement(torch.full((rows, *POINT), y), Dense(torch.ones(1, 1), POINT), GaussianNoise(c**0.5))
+    settings = {
+        "schedule": NoAnnealing(40),
+        "score_sigma": c**0.5,
+        "conditional_score": True,
+        "ending": ConditionalDescent(),
+        "anchor_sigma": c**0.5,
+        "reverse": None,
+    }
+    if first_order:
+        sampler = AnnealedLangevin(0.02, averaged_noise=True, **settings)
+    else:
+        sampler = KineticLangevin(step_fraction=0.7, **settings)
+    x = sampler.from_anchor(prior, measurement, torch.full((rows, *POINT), x0), pooled(rows))
+    assert float(x.mean()) == pytest.approx((y + x0) / 3, abs=5 * (c / 3 / rows) ** 0.5)
+    assert float(x.var()) == pytest.approx(c / 3, rel=5 * (2 / rows) ** 0.5)
+
+
+def test_an_ending_that_has_nothing_to_do_is_refused():
+    """Read at the prior's own level the score leaves it nothing: the chain's last state would come out, silently."""
+    measurement = Measurement(torch.ones(1, *POINT), Dense(torch.ones(1, 1), POINT), GaussianNoise(0.5))
+    reverse, prior = ReverseDiffusion(RespacedSigmas(10)), scalar_prior()
+    for ending, level in ((ConditionalDescent(), "the prior's 0"), (ReverseDiffusion(ListedSigmas([0.0])), "0")):
+        sampler = KineticLangevin(schedule=NoAnnealing(3), reverse=reverse, ending=ending)
+        with pytest.raises(UserError, match=f"{type(ending).__name__} needs a score_sigma above {level}$"):
+            sampler(prior, measurement, Streams(0, ["a"]))
+    assert prior.cost.forward == 0
+
+
 def test_a_conditional_score_takes_two_calls_and_has_its_own_curvature():
     measurement = Measurement(torch.ones(2, *POINT), Dense(2 * torch.ones(1, 1), POINT), GaussianNoise(0.5))
     prior, rng = scalar_prior(), Streams(0, ["a", "b"])
