@@ -51,6 +51,7 @@ COMMANDS = {
     "export": ("benchmarks.tools.export:export", "a trained prior as a folder of diffusers"),
     "hdf5": ("benchmarks.tools.hdf5:hdf5", "the samples of a run as one HDF5 file, in the units of a recorded one"),
     "probe": ("benchmarks.probe.command:probe_command", "is a prior what it claims to be? --prior P --images FOLDER"),
+    "draw": ("benchmarks.judge.drawing:draw", "what a prior knows: samples without a measurement, as a picture"),
     "fetch": (
         "benchmarks.tools.fetch:fetch_command",
         "download a prior of the Hugging Face hub: fetch hf://owner/name",

@@ -62,6 +62,7 @@ STANDS_FOR = {
 SMALL = {
     "predict": ["--data.limit", "1", "--model.num_samples", "2", "--trainer.accelerator", "cpu"],
     "try": ["--num_samples", "2"],
+    "draw": ["--shape", "[3,32,32]", "--count", "2", "--num_steps", "3"],
     "judge": ["--problems", "two-modes"],
     "leaderboard": ["--problems", "two-modes", "--curves", "false", "--faces", "0", "--tune", "false"],
 }

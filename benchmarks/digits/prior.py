@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.digits.density import HELD_OUT, Unlike, evenly
-from benchmarks.judge.problems import LearnedTruth, truth_of
+from benchmarks.judge.drawing import unconditional
 from benchmarks.tools.html import pipes
 from datamodules import IdxImageSet
 from posterior.checks import MOST_IMAGES, MOST_STEPS, whole
@@ -21,7 +21,7 @@ from posterior.priors import EmpiricalPrior, Prior
 from posterior.results.pictures import save_png, sheet
 from posterior.terminal import say_place, say_result
 
-SHOWN = 64
+SHAPE, SHOWN = (1, 32, 32), 64
 TOGETHER = 500
 
 
@@ -57,22 +57,14 @@ def digit_prior(
     others = evenly(IdxImageSet(held_out).all(), count)
     training = evenly(IdxImageSet(images).all(), count)
     unlike = Unlike.of(known, others)
-    samples = drawn(prior, count, num_steps, seed)
+    prior.check_images(SHAPE)
+    samples = unconditional(prior, SHAPE, count, num_steps, seed)
     save_png(sheet(samples[:SHOWN]), output / "samples.png")
     rows = table({"held-out digits": others, "training digits": training, "samples": samples}, others, unlike)
     told = "\n".join(pipes(rows))
     write_whole(output / "digit_prior.md", f"{told}\n".encode())
     say_result(told)
     say_place(f"picture: {output / 'samples.png'}")
-
-
-def drawn(prior: Prior, count: int, num_steps: int, seed: int) -> Tensor:
-    """Unconditional samples (count, 1, 32, 32), the same whatever the count."""
-    shape = (1, 32, 32)
-    prior.check_images(shape)
-    truth = truth_of(prior, shape) or LearnedTruth(prior, shape, denoised=True, num_steps=num_steps)
-    with torch.no_grad():
-        return truth.draw([f"unconditional {number}" for number in range(count)], seed)
 
 
 def table(sets: dict[str, Tensor], real: Tensor, unlike: Unlike) -> list[list[str]]:
