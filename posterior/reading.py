@@ -14,6 +14,7 @@ import math
 import os
 import pickle
 import stat
+import struct
 import warnings
 import zipfile
 import zlib
@@ -48,6 +49,12 @@ PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 BITS, BLACK_IS_ZERO, ORIENTATION = 258, 262, 0x0112
 """Tags of TIFF, and of EXIF: bits a channel, photometric interpretation (1 is that), how the camera was turned."""
 PNG = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Colour type of PNG -> numbers of a pixel."""
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Passes of an interlaced PNG: first column and row, steps to the right and down."""
+UNPACKED = 2**20
+"""Bytes of pixels that are unpacked at a time, to be counted."""
 STRANGE = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a pipe",
@@ -502,9 +509,9 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _check_png(content: bytes) -> None:
     """Raises:
-    _Bad: if a chunk is cut off or its checksum is wrong: Pillow would decode other pixels.
+    _Bad: if a chunk is cut off, its checksum is wrong, or pixels are missing: Pillow would decode other pixels.
     """
-    place, kind, view = len(PNG), b"", memoryview(content)
+    place, kind, view, pixels = len(PNG), b"", memoryview(content), list[memoryview]()
     while kind != b"IEND":
         end = place + 12 + int.from_bytes(content[place : place + 4], "big")
         if place + 12 > len(content) or end > len(content):
@@ -512,7 +519,35 @@ def _check_png(content: bytes) -> None:
         kind = content[place + 4 : place + 8]
         if zlib.crc32(view[place + 4 : end - 4]) != int.from_bytes(content[end - 4 : end], "big"):
             raise _Bad(f"the checksum of its chunk {kind.decode('latin-1')} is wrong")
+        if kind == b"IDAT":
+            pixels.append(view[place + 8 : end - 4])
         place = end
+    width, height, bits, colour, *_, interlaced = struct.unpack(">IIBBBBB", content[len(PNG) + 8 : len(PNG) + 21])
+    if colour not in CHANNELS or width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        return  # Pillow has a word for it
+    expected = png_bytes(width, height, bits * CHANNELS[colour], interlaced == 1)
+    found, stream = 0, zlib.decompressobj()
+    for part in pixels:
+        while part and found < expected:
+            found += len(stream.decompress(part, UNPACKED))
+            part = memoryview(stream.unconsumed_tail)
+    if found < expected:
+        raise _Bad("pixels are missing at its end")
+
+
+def png_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """Bytes of a PNG file's pixels before compression: each row of each pass begins with a filter's byte.
+
+    Source: PNG specification, third edition, sections 7.2 and 8.2 (Adam7).
+
+    Args:
+        width, height: in pixels.
+        bits: of a pixel.
+        interlaced: whether it has the seven passes of Adam7.
+    """
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sides = [(-(-(width - left) // right), -(-(height - top) // down)) for left, top, right, down in passes]
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0 and rows > 0)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from posterior.listing import Member
 from posterior.reading import (
     check_file,
     open_dataset,
+    png_bytes,
     read_array,
     read_arrays,
     read_picture,
@@ -329,6 +330,33 @@ def test_a_png_with_a_wrong_checksum_is_refused(tmp_path):
     assert not np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), PIXELS)
     with pytest.raises(UserError, match=r"x.png cannot be decoded \(the checksum of its chunk IDAT is wrong\)"):
         read_picture(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("missing", [0, 49, 490])
+def test_a_png_whose_pixels_end_too_early_is_refused(tmp_path, missing):
+    """Its chunks and its stream are whole; Pillow makes rows that are missing black, and says nothing."""
+    rows = b"".join(b"\0" + row.tobytes() for row in PIXELS)
+    header = struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0)
+    stream = zlib.compress(rows[: len(rows) - missing])
+    parts = chunk(b"IDAT", stream[:7]) + chunk(b"IDAT", b"") + chunk(b"IDAT", stream[7:])
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + parts + chunk(b"IEND", b""))
+    if missing == 0:
+        assert np.array_equal(np.asarray(read_picture(tmp_path / "x.png")), PIXELS)
+        return
+    assert not np.asarray(Image.open(tmp_path / "x.png"))[-missing // 49 :].any()
+    with pytest.raises(UserError, match=r"x.png cannot be decoded \(pixels are missing at its end\)"):
+        read_picture(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (4, 5), (8, 8), (13, 9)])
+@pytest.mark.parametrize("bits", [1, 2, 4, 24, 64])
+def test_the_bytes_of_a_png_by_counting_its_pixels(width, height, bits):
+    """Adam7 by its picture in the specification: the pass of each pixel of a square of eight."""
+    square = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"]
+    passes = [[int(square[y % 8][x % 8]) for x in range(width)] for y in range(height)]
+    rows = [row.count(number) for number in range(1, 8) for row in passes if number in row]
+    assert png_bytes(width, height, bits, interlaced=True) == sum(1 + -(-count * bits // 8) for count in rows)
+    assert png_bytes(width, height, bits, interlaced=False) == height * (1 + -(-width * bits // 8))
 
 
 def test_a_picture_of_too_many_pixels_or_frames_is_refused(tmp_path):
