@@ -193,6 +193,27 @@ def bad_settings_are_refused(entry: Entry) -> None:
         assert key in told, f"{key} = {value}: {told}"
 
 
+def levels_outside_the_priors_range_cost_nothing(entry: Entry) -> None:
+    """Where the lowest or the highest level asked is outside of the range, no evaluation comes before the line."""
+    prior, asked = entry.prior(), list[float]()
+    inner = prior.check_range
+
+    def heard(sigma: float | Tensor) -> None:
+        asked.extend(torch.as_tensor(sigma).flatten().tolist())
+        inner(sigma)
+
+    prior.check_range = heard  # type: ignore[method-assign]
+    entry.run(prior=prior)
+    for name, level in (("sigma_min", min(asked, default=0) * 1.01), ("sigma_max", max(asked, default=0) / 1.01)):
+        prior = entry.prior()
+        setattr(prior, name, level)
+        try:
+            entry.run(prior=prior)
+        except UserError as error:
+            told = f'{name} = {level:g}: {prior.cost.forward} evaluations before "{error}"'
+            assert prior.cost.forward == 0, told
+
+
 def stays_on_the_device(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     """On an accelerator all states and the samples are there, and the host waits only by `posterior.waits`."""
     entry.run()  # tables that the host keeps are made
@@ -217,6 +238,7 @@ SAMPLER_CHECKS: tuple[Callable[[Entry], None], ...] = (
     cost_is_counted,
     progress_is_observed,
     bad_settings_are_refused,
+    levels_outside_the_priors_range_cost_nothing,
 )
 """All but `stays_on_the_device`, which needs pytest's ``monkeypatch``."""
 

@@ -109,7 +109,8 @@ class AnnealedSampler(Sampler):
         Raises:
             UserError: if a level is outside the prior's range, or the schedule does not fit the measurement.
         """
-        for sigma in (self.anchor_sigma, self.score_sigma, self.score_sigma_top):
+        lowest = [] if self.reverse is None else self.reverse.schedule.sigmas()[-2:-1]
+        for sigma in (self.anchor_sigma, self.score_sigma, self.score_sigma_top, *lowest):
             if sigma is not None:
                 prior.check_range(sigma)
         if self.conditional_score and not self.last_score_sigma(prior) > prior.sigma_min:

@@ -13,8 +13,8 @@ from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import initial_noise
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
-from posterior.samplers.spectrum import Spectrum, levels_within, spectrum
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
+from posterior.samplers.spectrum import Spectrum, spectrum
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import initial_noise
-from posterior.samplers.schedules import QuadraticSigmas, SigmaSchedule
+from posterior.samplers.schedules import QuadraticSigmas, SigmaSchedule, levels_within
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DiffPIR(Sampler):
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         measurement.linear_operator("DiffPIR")
         measurement.gaussian_sigma("DiffPIR")
-        sigmas = self.schedule.sigmas()
+        sigmas = levels_within(self.schedule, prior)
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
             denoised = prior.denoise(x, sigma)

@@ -22,7 +22,7 @@ from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import Ancestral, ReverseStep, initial_noise
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
 
 class ConditionedDiffusion(Sampler):
@@ -38,7 +38,7 @@ class ConditionedDiffusion(Sampler):
         if self.projects:
             norm = measurement.linear_operator(name).norm()
             squared_norm = waits.to_device("operator norm", norm**2, measurement.y)
-        sigmas = self.schedule.sigmas()
+        sigmas = levels_within(self.schedule, prior)
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
             x = self.advance(prior, measurement, x, sigma, sigma_next, rng)

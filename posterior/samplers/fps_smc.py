@@ -15,8 +15,8 @@ from posterior.random import Streams
 from posterior.samplers.base import Observer, unobserved
 from posterior.samplers.particles import ParticleSampler, denoise, multinomial, select, spectrum_of_particles
 from posterior.samplers.reverse_diffusion import initial_noise
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
-from posterior.samplers.spectrum import Spectrum, levels_within
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
+from posterior.samplers.spectrum import Spectrum
 
 
 @dataclass(frozen=True)

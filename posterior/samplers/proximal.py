@@ -16,7 +16,7 @@ from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.reverse_diffusion import initial_noise
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
 Covariance = Literal["identity", "jacobian"]
 
@@ -54,7 +54,7 @@ class ProximalDenoising(Sampler):
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         measurement.linear_operator("ProximalDenoising")
         measurement.gaussian_sigma("ProximalDenoising")
-        levels = self.schedule.sigmas()
+        levels = levels_within(self.schedule, prior)
         x = initial_noise(measurement.image_shape, levels[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(levels), start=1):
             denoised = self._denoise(prior, x, sigma)

@@ -12,7 +12,7 @@ from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
 FIRST, SECOND, TINY = 0.9, 0.99, 1e-8
 """Adam's: what a step keeps of the moments, and what is added to the root of the second (the authors' code)."""
@@ -56,9 +56,7 @@ class REDDiff(Sampler):
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        *sigmas, _ = self.schedule.sigmas()
-        for sigma in (*sigmas[:1], *sigmas[-1:]):
-            prior.check_range(sigma)
+        *sigmas, _ = levels_within(self.schedule, prior)
         mu = self.start(measurement)
         first = second = torch.zeros_like(mu)
         for step, sigma in enumerate(sigmas, start=1):

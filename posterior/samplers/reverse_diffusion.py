@@ -18,7 +18,7 @@ from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Ending, Observer, Sampler, check_finite, unobserved
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
 FixedVariance = Literal["small", "large"]
 
@@ -156,7 +156,7 @@ class ReverseDiffusion(Sampler, Ending):
     clip_denoised: bool = False
 
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        sigmas = self.schedule.sigmas()
+        sigmas = levels_within(self.schedule, prior)
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         return self.descend(prior, x, sigmas, rng, observe)
 

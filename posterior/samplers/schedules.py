@@ -13,6 +13,7 @@ import numpy as np
 from posterior.checks import LARGEST, MOST_STEPS, brief, real, whole
 from posterior.errors import UserError
 from posterior.measurement import Measurement
+from posterior.priors.base import Prior
 from posterior.priors.noise_schedule import LinearBetas, NoiseSchedule, respaced_timesteps
 
 
@@ -26,6 +27,20 @@ class SigmaSchedule(ABC):
     def below(self, sigma: float) -> list[float]:
         """Levels for a start at ``sigma``: itself, then the schedule's levels under it."""
         return [sigma, *(level for level in self.sigmas() if level < sigma)]
+
+
+def levels_within(schedule: SigmaSchedule, prior: Prior) -> list[float]:
+    """The schedule's levels, of which the prior is asked at all but the last.
+
+    Raises:
+        UserError: if one is outside the prior's range, or there is none but 0.
+    """
+    sigmas = schedule.sigmas()
+    if len(sigmas) < 2:
+        raise UserError(f"{type(schedule).__name__}: this sampler needs a level above 0")
+    for sigma in (sigmas[0], *sigmas[-2:-1]):
+        prior.check_range(sigma)
+    return sigmas
 
 
 @dataclass(frozen=True)

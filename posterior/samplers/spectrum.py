@@ -11,8 +11,6 @@ from torch import Tensor
 from posterior import waits
 from posterior.errors import UserError
 from posterior.measurement import Measurement
-from posterior.priors.base import Prior
-from posterior.samplers.schedules import SigmaSchedule
 
 LEAST_GAIN = 1e-8
 """Of s^2 over its largest: below it s is rounding, and what is measured there is noise ten thousand times the image."""
@@ -67,17 +65,3 @@ def spectrum(measurement: Measurement, who: str) -> Spectrum:
     gains = gains.where(gains > LEAST_GAIN * gains.amax(dim=(1, 2, 3), keepdim=True), 0)
     ybar = torch.where(gains > 0, back / gains, 0)
     return Spectrum(gains.sqrt(), ybar, sigma_y, basis.analyse, basis.synthesise)
-
-
-def levels_within(schedule: SigmaSchedule, prior: Prior) -> list[float]:
-    """The schedule's levels, of which the prior is asked at all but the last.
-
-    Raises:
-        UserError: if one is outside the prior's range, or there is none but 0.
-    """
-    sigmas = schedule.sigmas()
-    if len(sigmas) < 2:
-        raise UserError(f"{type(schedule).__name__}: this sampler needs a level above 0")
-    for sigma in (sigmas[0], *sigmas[-2:-1]):
-        prior.check_range(sigma)
-    return sigmas

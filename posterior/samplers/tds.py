@@ -16,7 +16,7 @@ from posterior.random import Streams
 from posterior.samplers.base import Observer, unobserved
 from posterior.samplers.particles import ParticleSampler, select, systematic
 from posterior.samplers.reverse_diffusion import Ancestral, initial_noise
-from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule
+from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TDS(ParticleSampler):
         measurement.linear_operator("TDS")
         measurement.gaussian_sigma("TDS")
         self.check_memory(measurement)
-        rows, sigmas = len(measurement.y), self.schedule.sigmas()
+        rows, sigmas = len(measurement.y), levels_within(self.schedule, prior)
         each = torch.arange(rows, device=measurement.y.device).repeat_interleave(self.num_particles)
         of_each = measurement.rows(each)
         x = initial_noise((self.num_particles, *measurement.image_shape), sigmas[0], rng)

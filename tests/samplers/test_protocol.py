@@ -264,7 +264,7 @@ ENTRIES = {
             **WARM,
         ),
         field,
-        3 + 2 * (1 + 4) + (3 + 3 + 3),
+        3 + 2 * (1 + 4) + (3 + 3),  # x_s and the anchor together are at 0.21
         family=BLUR,
     ),
     "KineticLangevin, network": Entry(
@@ -387,6 +387,7 @@ FAULTS = {
     "one row too few": (lambda x, *_: x[1:], "result_has"),
     "a graph": (lambda x, *_: x.requires_grad_(), "result_has"),
     "a question that is not counted": (lambda x, prior, *_: x + 0 * prior._score(x, 0.1), "cost_is"),
+    "a level that is asked in the end": (lambda x, prior, *_: x + 0 * prior.score(x, 0.05), "levels_outside"),
     "a question that is not stated": (lambda x, prior, *_: x + 0 * prior.score(x, 0.1), "cost_is"),
     "a step too many": (lambda x, *rest: drawn(lambda: rest[-1]("Langevin", 4, 3, x), x), "progress_is"),
     "a step that is missing": (lambda x, *rest: drawn(lambda: rest[-1]("end", 1, 2, x), x), "progress_is"),
