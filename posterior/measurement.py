@@ -68,8 +68,7 @@ class Measurement:
         operator, sigma_y = self.linear_operator("a proximal step"), self.gaussian_sigma("a proximal step")
         with torch.autocast(x.device.type, enabled=False):  # r is as small as 1e-7
             x = _wide(x)
-            missing = operator.adjoint(self.y - operator.forward(x))
-            return x + operator.solve(missing, (sigma_y / sigma) ** 2)
+            return x + operator.damped_inverse(self.y - operator.forward(x), (sigma_y / sigma) ** 2)
 
     def distance(self, x: Tensor) -> Tensor:
         """The likelihood's data misfit of images x, (B,); for Gaussian noise ||y - A x||."""

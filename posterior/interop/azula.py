@@ -30,7 +30,8 @@ class PosteriorSampler(AzulaSampler):
         seed: of the random numbers, which are not torch's: sample k of a seed is always the same.
 
     Raises:
-        UserError: if sigma_y <= 0; on a call, if y does not fit A or the number of samples.
+        UserError: if sigma_y <= 0 or y is a single number; on a call, if y does not fit A or the number of samples, or
+            A is not linear.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class PosteriorSampler(AzulaSampler):
         seed: int = 0,
     ) -> None:
         super().__init__(silent=True)
+        if y.ndim == 0:
+            raise UserError("PosteriorSampler: y is (*, D), got a single number")
         self.denoiser, self.y, self.A, self.likelihood = denoiser, y, A, GaussianNoise(sigma_y)
         self.sampler, self.seed = sampler or ConditionalDescent(), seed
 
@@ -58,9 +61,7 @@ class PosteriorSampler(AzulaSampler):
         if len(y) not in (1, len(x)):
             raise UserError(f"PosteriorSampler: {len(y)} measurements for {len(x)} samples: give one, or one a sample")
         y = y.expand(len(x), -1)
-        if (clean := self.A(x)).shape != y.shape:
-            raise UserError(f"PosteriorSampler: A gives {tuple(clean.shape)}, y is {tuple(y.shape)}")
-        operator = ForeignOperator(self.A, x.shape[1:], y)
+        operator = ForeignOperator(self.A, x.shape[1:], y, "PosteriorSampler")
         measurement = Measurement(y.reshape(len(x), *operator.measurement_shape), operator, self.likelihood)
         rng = Streams(self.seed, ["azula"], len(x), device=x.device)
         return self.sampler(DenoiserPrior(self.denoiser, keywords), measurement, rng)

@@ -36,7 +36,8 @@ class PosteriorReconstructor(Reconstructor):
         """A sample for each row of y, (B, C, H, W), in [0, 1] give or take what is not clipped.
 
         Raises:
-            UserError: if physics is not linear, y complex, or the noise not Gaussian of one level above 0.
+            UserError: if physics is not linear, y complex or of another shape than it gives, or the noise not Gaussian
+                of one level above 0.
         """
         if not isinstance(physics, LinearPhysics) or y.is_complex():
             kind = type(physics).__name__
@@ -47,7 +48,7 @@ class PosteriorReconstructor(Reconstructor):
             )
         sigma = waits.fetch("noise level", physics.noise_model.sigma.flatten()[0])
         image = physics.A_adjoint(y)
-        operator = ForeignOperator(physics.A, image.shape[1:], y)
+        operator = ForeignOperator(physics.A, image.shape[1:], y, "PosteriorReconstructor")
         centred = (2 * y - physics.A(image.new_ones(image.shape))).reshape(len(y), *operator.measurement_shape)
         rng = Streams(self.seed, [str(row) for row in range(len(y))], device=y.device)
         x = self.sampler(self.prior, Measurement(centred, operator, GaussianNoise(2 * sigma)), rng)

@@ -135,15 +135,35 @@ class LinearOperator(Operator):
             tolerance: relative error wanted of conjugate gradients, in the norm of A^T A + shift I.
             max_steps: of conjugate gradients, at most.
         """
-        if "_kept_basis" not in self.__dict__:
-            with waits.inside("operator basis"):
-                self.__dict__["_kept_basis"] = self.diagonal()
-        basis: Diagonal | None = self.__dict__["_kept_basis"]
-        if basis is not None:
+        if (basis := self._basis()) is not None:
             return basis.synthesise(basis.analyse(b) / (basis.gains + shift))
         condition = 1 + self.norm_bound() ** 2 / shift  # the error falls by 1 - 2 / (1 + sqrt(condition)) a step
         steps = math.ceil(0.5 * condition**0.5 * math.log(2 / tolerance))
         return conjugate_gradients(lambda x: self.adjoint(self.forward(x)) + shift * x, b, min(steps, max_steps))
+
+    def damped_inverse(self, r: Tensor, shift: float) -> Tensor:
+        """(A^T A + shift I)^-1 A^T r, (R, C, H, W), shift > 0: the least ||r - A x||^2 + shift ||x||^2.
+
+        Where a basis is known the shift is ten times the type's rounding times ||A||^2 at least. A^T r has rounding in
+        directions that A does not pass, which a smaller shift would blow up to images of it.
+
+        Args:
+            r: residuals, (R, *measurement_shape).
+            shift: > 0.
+        """
+        b, basis = self.adjoint(r), self._basis()
+        if basis is None:
+            return self.solve(b, shift)  # whose steps are too few to blow anything up
+        coefficients = basis.analyse(b)
+        gains = basis.gains.expand_as(coefficients)
+        least = 10 * torch.finfo(r.dtype).eps * gains.amax(dim=(1, 2, 3), keepdim=True)
+        return basis.synthesise(coefficients / (gains + least.clamp_min(shift)))
+
+    def _basis(self) -> Diagonal | None:
+        if "_kept_basis" not in self.__dict__:
+            with waits.inside("operator basis"):
+                self.__dict__["_kept_basis"] = self.diagonal()
+        return self.__dict__["_kept_basis"]
 
 
 class MaskedOrthonormal(LinearOperator):

@@ -126,7 +126,7 @@ class ConditionalDenoiser:
         if not isinstance(operator, LinearOperator):
             return 0.0
         if isinstance(variance, float):
-            return operator.solve(operator.adjoint(residual), variance / sigma**2)
+            return operator.damped_inverse(residual, variance / sigma**2)
 
         def applied(p: Tensor) -> Tensor:
             return variance * p + sigma**2 * operator.forward(operator.adjoint(p))

@@ -6,7 +6,7 @@ import torch
 from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators.dense import Dense
-from posterior.samplers import TDS, ConditionalDescent
+from posterior.samplers import TDS, ConditionalDescent, GeometricSigmas
 
 azula = pytest.importorskip("azula")
 from azula.denoise import Denoiser, DiracPosterior, KarrasDenoiser  # noqa: E402
@@ -81,16 +81,34 @@ def test_measurements_that_do_not_fit_are_one_line(field):
         asked(torch.zeros(3, 20))
     with pytest.raises(UserError, match=r"A gives \(2, 20\), y is \(2, 19\)"):
         asked(torch.zeros(19))
+    with pytest.raises(UserError, match=r"y is \(\*, D\), got a single number"):
+        asked(torch.tensor(0.5))
     assert asked(torch.zeros(20, dtype=torch.float64)).dtype == torch.float32
     particles = PosteriorSampler(
-        denoiser, torch.zeros(20), lambda x: x.flatten(1)[:, :20], SIGMA_Y, TDS(num_particles=3)
+        denoiser,
+        torch.zeros(20),
+        lambda x: x.flatten(1)[:, :20],
+        SIGMA_Y,
+        TDS(GeometricSigmas(5, 3.0, 0.1), num_particles=3),
     )
     with pytest.raises(UserError, match="a sampler with particles"):
         particles(torch.zeros(2, *SHAPE))
 
 
+@pytest.mark.parametrize(
+    "bent",
+    [lambda x: x.flatten(1)[:, :20] ** 2, lambda x: x.flatten(1)[:, :20] + 0.5, lambda x: x.flatten(1)[:, :20].abs()],
+    ids=["square", "offset", "modulus"],
+)
+def test_an_operator_that_is_not_linear_is_refused_before_any_call(field, bent):
+    sampler = PosteriorSampler(OurDenoiser(field, VESchedule(1e-7, 50.0)), torch.zeros(20), bent, SIGMA_Y)
+    with pytest.raises(UserError, match=r"^PosteriorSampler: A is not linear, [^\n]*$"):
+        sampler(torch.zeros(2, *SHAPE))
+    assert field.cost.forward == 0
+
+
 def test_rows_of_an_operator_that_knows_only_how_to_be_applied_are_all_in_their_order():
-    operator = ForeignOperator(lambda x: x.flatten(1)[:, :20], SHAPE, torch.zeros(3, 20))
+    operator = ForeignOperator(lambda x: x.flatten(1)[:, :20], SHAPE, torch.zeros(3, 20), "here")
     assert operator.rows(torch.arange(3)) is operator
     for index in ([0, 1], [0, 2, 1], [0, 0, 1], [0, 1, 2, 0]):
         with pytest.raises(UserError, match=r"^a sampler with particles[^\n]*$"):

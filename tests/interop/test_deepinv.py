@@ -97,4 +97,13 @@ def test_physics_that_have_no_such_posterior_are_refused(field, truth, physics):
     physics.noise_model = deepinv.physics.GaussianNoise(0.0)
     with pytest.raises(UserError, match="sigma_y must be > 0"):
         model(y, physics)
+    physics.noise_model = deepinv.physics.GaussianNoise(SIGMA_Y / 2)
+    matrix = torch.eye(192)[:20]
+    dense = deepinv.physics.LinearPhysics(
+        A=lambda x, **_: x.flatten(1) @ matrix.mT,
+        A_adjoint=lambda y, **_: (y[..., :1] * matrix[:1]).view(-1, *SHAPE),
+        noise_model=physics.noise_model,
+    )
+    with pytest.raises(UserError, match=r"PosteriorReconstructor: A gives \(2, 20\), y is \(2, 19\)"):
+        model(torch.zeros(2, 19), dense)
     assert field.cost.forward == 0

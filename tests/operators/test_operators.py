@@ -248,3 +248,17 @@ def test_mask_arrays_that_are_no_masks_are_named(tmp_path):
 def test_what_does_not_fit_is_said(family, message):
     with pytest.raises(UserError, match=message):
         family()
+
+
+@pytest.mark.parametrize("kernel", ["average", "bicubic"])
+def test_a_damped_inverse_blows_no_rounding_up(kernel):
+    """A^T r has 1e-8 of rounding where A passes nothing: over a shift of 1e-15 that would be 1e7."""
+    operator = SuperResolution(4, kernel).realise((3, 32, 32))
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wide, y = operator.to(torch.float64), operator.forward(x)
+    found, least = operator.damped_inverse(y, 1e-15), 10 * torch.finfo(torch.float32).eps * operator.norm_bound() ** 2
+    right = wide.solve(wide.adjoint(y.double()), least)
+    assert float((found - right).abs().max()) < 0.3
+    assert float(operator.solve(operator.adjoint(y), 1e-15).abs().max()) > 1e6
+    right = wide.solve(wide.adjoint(y.double()), 0.3)
+    torch.testing.assert_close(operator.damped_inverse(y, 0.3).double(), right, rtol=0, atol=1e-5)
