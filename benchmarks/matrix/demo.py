@@ -75,7 +75,7 @@ def demo(dir: Path = Path("results/demo"), limit: int = 4, faces: int = 2) -> No
 
 
 def photograph(folder: Path) -> None:
-    """Half-masked, in one run; where it is not installed, or the run fails, a line says so."""
+    """A third of it seen, in one run; where it is not installed, or the run fails, a line says so."""
     try:
         HELD_OUT[0].located()
         remark(f"a photograph: {HELD_OUT[0].name}, {HELD_OUT[0].credit}")

@@ -115,8 +115,9 @@ def run_cells(found: Sequence[Cell], allow_local: bool = False) -> dict[str, Use
         except (UserError, OSError) as error:
             if cell.distributed:  # the others may be elsewhere: all have to stop
                 raise
+            if str(error) not in map(str, failures.values()):  # once, however many cells it stops
+                print(f"{cell.name}: {error}", file=sys.stderr)
             failures[cell.name] = error
-            print(f"{cell.name}: {error}", file=sys.stderr)
     return failures
 
 

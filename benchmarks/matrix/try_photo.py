@@ -218,7 +218,8 @@ def measured_data(picture: np.ndarray, options: Any, folder: Path) -> Inputs:
     seen = y if options.mask is None else y * MaskInpainting(options.mask).mask.numpy()
     if (seen == seen[:1]).all():  # one number with one noise, repeated: their mean has the noise that is so
         options.sigma_y *= math.sqrt(len(y))
-        say_result(f"{options.photo.name} is grey: its noise counts once, {options.sigma_y:.3g} in each of 3 channels")
+        told = f"its noise counts once, {options.sigma_y:.3g} in each of 3 channels; a right residual is then"
+        say_result(f"{options.photo.name} is grey: {told} {len(y) ** -0.5:.2f}, not 1")
     file = folder / "measured" / digest_of(y) / f"{options.photo.stem}.npy"
     content = io.BytesIO()
     np.save(content, y)
@@ -285,7 +286,8 @@ def part(
     reduced = [max(1, round(length / factor)) for length in photo]
     kept = [length - length % multiple for length in reduced]
     if 0 in kept:
-        raise UserError(f"photo: at {reduced[1]}x{reduced[0]} pixels it is too small for a scale of {multiple}")
+        more = f" (reduced from {height}x{width}: a larger --side keeps more)" if factor > 1 else ""
+        raise UserError(f"photo: at {reduced[1]}x{reduced[0]} pixels{more} it is too small for a scale of {multiple}")
     pixels = [length / number for length, number in zip(photo, reduced, strict=True)]
     left, top = (pixel * ((a - b) // 2) for pixel, a, b in zip(pixels, reduced, kept, strict=True))
     return (left, top, left + pixels[0] * kept[0], top + pixels[1] * kept[1]), (kept[0], kept[1])

@@ -39,7 +39,7 @@ class MaskedShare(OperatorFamily):
         low, high: bounds of the share of masked pixels, 0 <= low <= high < 1.
 
     Raises:
-        UserError: if the bounds are not in order.
+        UserError: if the bounds are not in order; on realisation if not even the share ``high`` is a pixel.
     """
 
     random = True
@@ -56,6 +56,8 @@ class MaskedShare(OperatorFamily):
 
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Inpainting:
         _, height, width = image_shape
+        if self.high > 0 and int(height * width * self.high) == 0:
+            raise UserError(f"{type(self).__name__}: images of {height}x{width} are too small to mask {self.high:g} of")
         masks = torch.ones(len(streams), height * width)
         for mask, generator in zip(masks, streams, strict=True):
             share = self.low + (self.high - self.low) * torch.rand((), generator=generator, dtype=torch.float64).item()

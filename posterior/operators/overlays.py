@@ -58,13 +58,14 @@ class Overlay(MaskedShare):
         height, width = size
         side = max(1, min(size) // UNITS)
         square = torch.cartesian_prod(torch.arange(side), torch.arange(side)).view(-1, 2)
-        hidden = torch.zeros(height * width, dtype=torch.bool)
-        while (missing := count - int(hidden.sum())) > 0:
+        hidden, missing = torch.zeros(height * width, dtype=torch.bool), count
+        while missing > 0:
             squares = self.mark((math.ceil(height / side), math.ceil(width / side)), generator).unique(dim=0)
             row, column = (side * squares[:, None] + square).flatten(0, 1).unbind(dim=1)
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             covered = (row * width + column)[inside].unique()
-            hidden[covered[~hidden[covered]][:missing]] = True
+            new = covered[~hidden[covered]][:missing]
+            hidden[new], missing = True, missing - len(new)
         return hidden.nonzero()[:, 0]
 
 

@@ -130,7 +130,10 @@ class SuperResolution(OperatorFamily):
     def realise(self, image_shape: Sequence[int], streams: Sequence[torch.Generator] = ()) -> Separable:
         _, height, width = image_shape
         if height % self.scale or width % self.scale:
-            raise UserError(f"SuperResolution: scale {self.scale} does not divide the image size {height}x{width}")
+            raise UserError(
+                f"SuperResolution: scale {self.scale} does not divide the image size {height}x{width}: crop the images "
+                "(`try` does it by itself)"
+            )
         matrix = cubic_resize_matrix if self.kernel == "bicubic" else average_matrix
         return _separable(lambda size: matrix(size, self.scale), image_shape)
 

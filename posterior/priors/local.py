@@ -221,13 +221,15 @@ class LocalPrior(DiffusionPrior):
         )
 
     def call_network(self, x: Tensor, levels: Tensor) -> Tensor:
-        """As any network prior, by tiles if x (B, C, H, W) is large."""
+        """As any network prior, by tiles of one image at a time if x (B, C, H, W) is large."""
         height, width = x.shape[-2:]
         if max(height, width) <= self.tile:
             return super().call_network(x, levels)
         x = continued(x, self.stride)
         output = torch.empty_like(x)
-        for rows, columns in product(*(list(tiles(side, self.tile, self.reach)) for side in x.shape[-2:])):
-            found = super().call_network(x[..., rows.seen, columns.seen], levels)
-            output[..., rows.kept, columns.kept] = found[..., rows.inside, columns.inside]
+        places = list(product(*(list(tiles(side, self.tile, self.reach)) for side in x.shape[-2:])))
+        for (rows, columns), row in product(places, range(len(x))):  # one by one: memory is that of a single tile
+            one = slice(row, row + 1)
+            found = super().call_network(x[one, :, rows.seen, columns.seen], levels[one])
+            output[one, :, rows.kept, columns.kept] = found[..., rows.inside, columns.inside]
         return output[..., :height, :width]
