@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -30,14 +31,15 @@ class REDDiff(Sampler):
 
     with A^T the transposed Jacobian where A is not linear. sigma_y has no part in it.
     The authors' code has means where the paper has sums, over the n pixels and (halved) over the m entries of y: its
-    lam is n / (2 m) times the one here. It begins at A^+ y instead of 0. InverseBench calls the network with
-    x / sqrt(1 + sigma^2) in place of x.
+    lam is n / (2 m) times the one of the paper (`of_means`). It begins at A^+ y instead of 0. InverseBench calls the
+    network with x / sqrt(1 + sigma^2) in place of x.
 
     Args:
         schedule: noise levels (published: 1000, or 100 of them).
         lam: lambda > 0, the weight of the prior (published: 0.25, by the code's means).
         power: of sigma in the weight, in [0, 2]: the paper's linear (1), square root (0.5) or constant (0) weighting.
         step_size: Adam's, > 0 (published: 0.1, by its scripts also 0.25 and 0.5).
+        of_means: lam is that of the authors' code; the paper's follows from what of an image is measured.
 
     Raises:
         UserError: if a number is out of range; on a call, before any network call, if a level is outside the prior's
@@ -48,6 +50,7 @@ class REDDiff(Sampler):
     lam: float = 0.25
     power: float = 1.0
     step_size: float = 0.1
+    of_means: bool = False
 
     def __post_init__(self) -> None:
         real("REDDiff", "lam", self.lam, above=0)
@@ -76,7 +79,7 @@ class REDDiff(Sampler):
         """One draw of the objective's gradient at mu, (R, C, H, W)."""
         noise = rng.randn_like("red-diff", mu)
         excess = self.predicted(prior, mu + sigma * noise, sigma) - noise
-        return 2 * self.pull(measurement, mu) + self.weight(sigma) * excess
+        return 2 * self.pull(measurement, mu) + self.weight(measurement, sigma) * excess
 
     def pull(self, measurement: Measurement, mu: Tensor) -> Tensor:
         """Half the gradient of ||y - A mu||^2, (R, C, H, W)."""
@@ -86,6 +89,10 @@ class REDDiff(Sampler):
         """The noise that the prior sees in x, (R, C, H, W)."""
         return (x - prior.denoise(x, sigma)) / sigma
 
-    def weight(self, sigma: float) -> float:
-        """What the prior's part counts at a level."""
-        return self.lam * sigma**self.power
+    def weight(self, measurement: Measurement, sigma: float) -> float | Tensor:
+        """What the prior's part counts at a level: a number, or one a row."""
+        weight = self.lam * sigma**self.power
+        if not self.of_means:
+            return weight
+        seen = measurement.operator.num_measured() / math.prod(measurement.image_shape)  # m / n: (), or (R,)
+        return 2 * weight * seen.to(measurement.y).view(-1, 1, 1, 1)

@@ -132,7 +132,10 @@ def test_a_grey_measurement_counts_once(photo, capsys):
     likelihood = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["likelihood"]
     assert likelihood["init_args"]["sigma_y"] == pytest.approx(0.1732, abs=1e-4)
     told = " ".join(capsys.readouterr().out.split())
-    assert "my photo.png is grey: its noise counts once, 0.173 in each of 3 channels; a right residual is then 0.58" in told
+    assert (
+        "my photo.png is grey: its noise counts once, 0.173 in each of 3 channels; a right residual is then 0.58"
+        in told
+    )
 
 
 def test_marks_in_colour_do_not_hide_that_a_photo_is_grey(photo):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -82,19 +82,25 @@ class AsInverseBench(FPSSMC):
     def predict(self, xbar, denoised, sigma, sigma_next):
         return super().predict(self.scaling[sigma] * xbar, denoised, sigma, sigma_next)
 
+    def undivided(self, known, sigma_next):
+        """Their noise of ybar: not divided by the singular values."""
+        return replace(known, s=known.observed.to(known.s), sigma_y=known.sigma_y * self.scaling[sigma_next])
+
     def condition(self, known, mean, ybar, sigma_next):
-        """Their mean and variance of x'."""
-        free, told = (self.eta * sigma_next) ** 2, (known.sigma_y * self.scaling[sigma_next]) ** 2
-        variance = 1 / (1 / free + known.observed.to(mean) / told)
-        return variance * (mean / free + torch.where(known.observed, ybar, 0) / told), variance
+        """Mean and variance of x': ours, of such noise."""
+        known = self.undivided(known, sigma_next)
+        guided, _ = super().filter(known, mean, ybar, sigma_next, torch.zeros_like(mean))
+        return guided, 1 / ((self.eta * sigma_next) ** -2 + known.s / known.sigma_y**2)
 
     def filter(self, known, mean, ybar, sigma_next, noise):
+        """Our x', and the weight of scaled states that they give it."""
         guided, variance = self.condition(known, mean, ybar, sigma_next)
+        found, _ = super().filter(self.undivided(known, sigma_next), mean, ybar, sigma_next, noise)
         scaling = self.scaling[sigma_next]
-        moved = scaling * (guided + variance**0.5 * noise)
+        moved = scaling * found
         misfit = (ybar - moved.where(known.observed, 0)) ** 2 / (known.sigma_y * scaling) ** 2
         step = (mean - moved) ** 2 / (self.eta * sigma_next) ** 2
-        return moved / scaling, total((guided - moved) ** 2 / variance - misfit - step) / 2
+        return found, total((guided - moved) ** 2 / variance - misfit - step) / 2
 
 
 @pytest.mark.parametrize("case", cases("fps_orig"), ids="-".join)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from posterior.measurement import Measurement
+from posterior.noise import GaussianNoise
+from posterior.operators import Inpainting
 from posterior.samplers import REDDiff, RespacedSigmas
 from tests.peers import SIGMA_Y, Levels, cases, golden, spied
 from tests.truth import WideStreams, posterior
@@ -38,10 +40,8 @@ class OfMeans(REDDiff):
 
     def gradient(self, prior, measurement, mu, sigma, rng):
         moved = mu + self.sigma_x0 * rng.randn_like("of mu", mu)
-        noise = rng.randn_like("red-diff", mu)
-        excess = self.predicted(prior, moved + sigma * noise, sigma) - noise
-        data = self.pull(measurement, moved) / measurement.operator.num_measured()
-        return (data + self.weight(sigma) * excess / mu[0].numel()) / self.batch
+        found = super().gradient(prior, measurement, moved, sigma, rng)
+        return found / (2 * measurement.operator.num_measured() * self.batch)
 
 
 def pseudoinverse(measurement: Measurement) -> Tensor:
@@ -71,7 +71,7 @@ def test_a_run_of_the_authors(case, monkeypatch):
     run = golden(*case)
     levels, power = run.noise_levels()[run.arrays["ts"].flip(0)].tolist(), 0.5 if run.name.endswith("sqrt") else 1.0
     lam, step_size, sigma_x0 = (run.setting(name) for name in ("lam", "lr", "sigma_x0"))
-    sampler = OfMeans(Levels([*levels, 0.0]), lam, power, step_size, sigma_x0)
+    sampler = OfMeans(Levels([*levels, 0.0]), lam, power, step_size, of_means=True, sigma_x0=sigma_x0)
     of_mu, noise = run.arrays["noise"].unbind(1)
     gradients = spied(monkeypatch, OfMeans, "gradient")
     *_, final = run.states_of(sampler, {"of mu": of_mu, "red-diff": noise}, noise.shape[1])
@@ -92,6 +92,17 @@ def test_its_gradients_have_the_mean_of_its_objectives(power):
     sampler = REDDiff(lam=lam, power=power)
     draws = sampler.gradient(run.prior(), run.measurement(rows), at, sigma, WideStreams(rows)).flatten(1)
     assert ((draws.mean(dim=0) - expected) / draws.std(dim=0) * rows**0.5).abs().max() < 4.5
+
+
+def test_a_weight_of_means_follows_from_what_of_each_image_is_measured():
+    """lam 0.25 is 0.5 m / n, for each row's mask."""
+    mask = torch.ones(2, 1, 4, 4)
+    mask[0, 0, 1:] = 0  # a quarter
+    operator = Inpainting(mask, (3, 4, 4))
+    measurement = Measurement(torch.zeros(2, 3, 4, 4), operator, GaussianNoise(0.1))
+    weight = REDDiff(power=0.5, of_means=True).weight(measurement, 4.0)
+    assert weight.flatten().tolist() == pytest.approx([0.25, 1.0])
+    assert REDDiff(power=0.5).weight(measurement, 4.0) == 0.5
 
 
 def test_it_is_an_optimiser_whose_samples_are_much_narrower_than_the_posterior():
