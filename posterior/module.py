@@ -223,10 +223,8 @@ class PosteriorSampling(pl.LightningModule):
         try:
             samples = self.sampler(self.prior, measurement, rng, self.observe)
         except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{name}: out of memory with {len(rng)} chains at once: lower batch_size or num_samples (or the number of "
-                "particles, if it has some)"
-            ) from error
+            told = "lower batch_size or num_samples, or num_particles if it has some"
+            raise UserError(f"{name}: out of memory with {len(rng)} chains at once: {told}") from error
         if not isinstance(samples, Tensor) or tuple(samples.shape) != expected:
             got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
             raise UserError(f"{name} must return samples of shape {expected}, got {got}")
