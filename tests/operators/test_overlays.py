@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from posterior import UserError, stream
-from posterior.operators import ScratchInpainting, TextInpainting
+from posterior.operators import RandomInpainting, ScratchInpainting, TextInpainting
 from posterior.operators.overlays import bitmap
 
 FAMILIES = [TextInpainting, ScratchInpainting]
@@ -19,11 +19,18 @@ def streams(count, first=0):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", [(24, 40), (128, 128), (256, 300), (1, 1), (3, 300), (300, 3)])
+@pytest.mark.parametrize("size", [(24, 40), (128, 128), (256, 300), (2, 2), (3, 300), (300, 3)])
 def test_exactly_the_share_is_hidden(family, size):
     hidden = 1 - family(0.25, 0.25).realise((3, *size), streams(2)).mask
     assert hidden.flatten(1).sum(dim=1).tolist() == [math.prod(size) // 4] * 2
     assert set(hidden.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, RandomInpainting])
+def test_a_picture_of_which_no_pixel_can_be_masked_is_refused(family):
+    with pytest.raises(UserError, match=f"{family.__name__}: images of 1x1 are too small to mask 0.25 of"):
+        family(0.25, 0.25).realise((3, 1, 1), streams(1))
+    assert family(0.0, 0.0).realise((3, 1, 1), streams(1)).mask.item() == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
