@@ -40,7 +40,7 @@ def draw(
 
     Args:
         prior: a file of settings, or a name that ships: prior/photos.
-        shape: of an image: channels, height, width.
+        shape: of an image: channels (at most 3, to be looked at), height, width.
         count: samples.
         num_steps: network calls a sample, of reverse diffusion with steps of second order, ended by a denoising step;
             priors in closed form need none.
@@ -52,15 +52,15 @@ def draw(
     """
     whole("draw", "count", count, 1, MOST_BATCH)
     whole("draw", "num_steps", num_steps, 2, MOST_STEPS)
-    for side in shape:
-        whole("draw", "shape", side, 1, MOST_PIXELS)
+    for side, most in zip(shape, (3, MOST_PIXELS, MOST_PIXELS), strict=True):
+        whole("draw", "shape", side, 1, most)
     if line := prior.check_images(shape):
         log.warning("%s", line)
     samples = unconditional(prior, shape, count, num_steps, seed)
     if not torch.isfinite(samples).all():
         raise UserError("draw: NaN or infinite values in samples: `posterior-sampling probe` says what a prior has")
     enlarge = -(-LEAST_SIDE // max(shape[1:]))
-    save_png(sheet(samples.clamp(-1, 1), columns=min(count, 8), enlarge=enlarge), output / "samples.png")
+    save_png(sheet(samples, columns=min(count, 8), enlarge=enlarge), output / "samples.png")
     say_place(f"picture: {output / 'samples.png'}")
 
 

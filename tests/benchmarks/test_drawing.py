@@ -63,6 +63,7 @@ def test_the_picture_has_all_of_them_large_enough_to_look_at(tmp_path, capsys):
         (Shrinking(), {"count": 0}, "draw: count"),
         (Shrinking(), {"num_steps": 1}, "draw: num_steps"),
         (Shrinking(), {"shape": (3, 8, 0)}, "draw: shape"),
+        (Shrinking(), {"shape": (4, 8, 8)}, "draw: shape must be >= 1 and <= 3, got 4"),
         (Broken(), {"num_steps": 3}, "NaN or infinite values"),
     ],
 )
