@@ -175,7 +175,7 @@ class Progress:
     def __init__(self, total: float, quiet: bool) -> None:
         self.total = total
         self.done, self.before, self.each = 0.0, 0.0, 1.0
-        self.rows, self.at = 0, ""
+        self.rows, self.at = 0.0, ""
         self.start = time.monotonic()
         with quietly(quiet or not total):
             self.status = Status(first=5.0)
@@ -189,18 +189,19 @@ class Progress:
         self.done = self.before + work
         self._tell()
 
-    def told(self, rows: int) -> None:
-        """So many samples more."""
+    def told(self, rows: float) -> None:
+        """So many samples more, or such a part of one."""
         self.done += rows * self.each
         self.rows += rows
         self._tell()
 
     def _tell(self) -> None:
-        share, taken = min(1.0, self.done / self.total), time.monotonic() - self.start
-        left = f"about {duration(taken / share * (1 - share))} left" if share < 1 else f"took {duration(taken)}"
+        ended = self.done > (1 - 1e-9) * self.total  # parts of samples are rounded
+        share, taken = 1.0 if ended else self.done / self.total, time.monotonic() - self.start
+        left = f"about {duration(taken / share * (1 - share))} left" if not ended else f"took {duration(taken)}"
         pace = f"{self.rows / max(taken, 1e-9):.3g} samples/s"
-        self.status.tell((share, f"{share:.0%} of the work, {pace}, {left}"), (None, self.at), end=share >= 1)
-        if share >= 1:
+        self.status.tell((share, f"{share:.0%} of the work, {pace}, {left}"), (None, self.at), end=ended)
+        if ended:
             self.status.close()
 
 

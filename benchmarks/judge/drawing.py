@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.judge.command import Progress
 from benchmarks.judge.problems import LearnedTruth, truth_of
 from posterior.checks import MOST_BATCH, MOST_STEPS, whole
 from posterior.errors import UserError
@@ -67,7 +69,19 @@ def draw(
 def unconditional(
     prior: Prior, shape: tuple[int, int, int], count: int, num_steps: int, seed: int, together: int = TOGETHER
 ) -> Tensor:
-    """Samples of p(x), (count, *shape), the same whatever the count; exact ones of priors in closed form."""
-    truth = truth_of(prior, shape) or LearnedTruth(prior, shape, True, num_steps, together)
+    """Samples of p(x), (count, *shape), the same whatever the count; exact ones of priors in closed form.
+
+    A network's take a while: it says how far they are.
+    """
+    truth = truth_of(prior, shape)
+    if truth is None:
+        progress = Progress(count, quiet=False)
+        progress.begin("reverse diffusion", 1)
+        truth = LearnedTruth(prior, shape, True, num_steps, together, partial(part_told, progress))
     with torch.no_grad():
         return truth.draw([f"unconditional {number}" for number in range(count)], seed)
+
+
+def part_told(progress: Progress, stage: str, step: int, total: int, x: Tensor) -> None:
+    """A step of all that are drawn together is such a part of them."""
+    progress.told(len(x) / total)

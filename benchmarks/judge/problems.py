@@ -35,6 +35,7 @@ from posterior.samplers import (
     SecondOrderAncestral,
     posterior_of,
 )
+from posterior.samplers.base import Observer, unobserved
 from posterior.samplers.exact_empirical import check_noise
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.settings import conformed, file_digests, overlaid, read_settings
@@ -187,6 +188,7 @@ class LearnedTruth(Truth):
             section 9).
         num_steps: network calls of a draw.
         together: images at a time.
+        observe: sees every state.
     """
 
     exact = False
@@ -198,9 +200,10 @@ class LearnedTruth(Truth):
         denoised: bool = False,
         num_steps: int = 250,
         together: int = 64,
+        observe: Observer = unobserved,
     ) -> None:
         self.prior, self.image_shape, self.denoised = prior, image_shape, denoised
-        self.num_steps, self.together = num_steps, together
+        self.num_steps, self.together, self.observe = num_steps, together, observe
 
     def draw(self, ids: Sequence[str], seed: int, purpose: str = "truth") -> Tensor:
         lowest, top = max(self.prior.sigma_min, LOWEST), min(self.prior.sigma_max, TOP)
@@ -210,7 +213,9 @@ class LearnedTruth(Truth):
         for start in range(0, len(ids), self.together):
             rng = Streams(seed, [f"{one}/{purpose}" for one in ids[start : start + self.together]], samples=[-1])
             x = initial_noise(self.image_shape, levels[0], rng)
-            found.append(ReverseDiffusion(step=SecondOrderAncestral()).descend(self.prior, x, levels, rng))
+            found.append(
+                ReverseDiffusion(step=SecondOrderAncestral()).descend(self.prior, x, levels, rng, self.observe)
+            )
         return torch.cat(found)
 
 

@@ -71,3 +71,8 @@ def test_what_is_wrong_is_one_line(prior, settings, message, tmp_path):
     with pytest.raises(UserError, match=message):
         draw(network(prior), **{"shape": SHAPE, "count": 1} | settings, output=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_it_says_how_far_it_is_to_the_end(tmp_path, capsys):
+    draw(network(Shrinking()), SHAPE, count=3, num_steps=7, output=tmp_path)
+    assert "100% of the work" in capsys.readouterr().err
