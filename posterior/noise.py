@@ -33,6 +33,8 @@ class Likelihood(ABC):
     """Largest size of A x for which this is a law; None: any."""
     discrete: ClassVar[bool] = False
     """Whether y takes few values, counts or signs, so that it may be without noise."""
+    residual: ClassVar[bool] = True
+    """Whether ||y - A x|| says how well x fits."""
 
     @abstractmethod
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
@@ -45,6 +47,14 @@ class Likelihood(ABC):
             UserError: if the law does not state it.
         """
         raise UserError(f"{type(self).__name__} does not state log p(y | A x), so nothing can be weighed by it")
+
+    def energy(self, y: Tensor, clean: Tensor) -> Tensor:
+        """-log of the law whose gradient is `score`, up to what y alone decides, (B, *S): where it falls, chains go.
+
+        Raises:
+            UserError: if the law does not state it.
+        """
+        return -self.log_prob(y, clean)
 
     @abstractmethod
     def variance(self, y: Tensor) -> Tensor | float:
@@ -196,6 +206,10 @@ class PoissonNoise(Likelihood):
         exactly = torch.xlogy(counts, mean) - mean - torch.lgamma(counts + 1)
         beyond = torch.special.gammainc(torch.full_like(mean, math.ceil(self.photons)), mean).log()
         return torch.where(y >= 1, beyond, exactly)
+
+    def energy(self, y: Tensor, clean: Tensor) -> Tensor:
+        """That of the Gaussian: of counts that cannot be, log p says nothing of where to go."""
+        return 0.5 * (y - clean) ** 2 / self.variance(y)
 
     def variance(self, y: Tensor) -> Tensor:
         return (2 * (y + 1) / self.photons).clamp_min(4 / self.photons**2)

@@ -29,6 +29,7 @@ class OneBit(Likelihood):
 
     sigma_y: float = 0.05
     discrete = True
+    residual = False
 
     def __post_init__(self) -> None:
         real("OneBit", "sigma_y", self.sigma_y, above=0)
@@ -66,6 +67,8 @@ class BlurredBits(Likelihood):
         sigma: of the noise before the sign, > 0.
         added: v > 0.
     """
+
+    residual = False
 
     sigma: float
     added: float

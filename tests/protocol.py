@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from posterior import Measurement, Streams, UserError, stream
+from posterior.errors import Diverged
 from posterior.noise import GaussianNoise, Likelihood
 from posterior.operators import LinearOperator, OperatorFamily, RandomInpainting
 from posterior.operators.base import power_iteration_norm
@@ -133,6 +134,20 @@ def nan_stays_in_its_row(entry: Entry) -> None:
         assert not torch.isfinite(samples[1]).all(), "a NaN in y has become an ordinary image"
 
 
+def overflow_of_the_prior_shows(entry: Entry) -> None:
+    """If the prior's first answer is infinite, no ordinary image comes out: clipping would make one of it."""
+    if entry.forward == 0:
+        return
+    prior = entry.prior()
+    _overflow(prior)
+    try:
+        samples = entry.run(prior=prior)
+    except Diverged:
+        return
+    for row, sample in enumerate(samples):
+        assert not torch.isfinite(sample).all(), f"row {row}: infinity has become an ordinary image"
+
+
 def result_has_shape_and_type(entry: Entry) -> None:
     """(R, C, H, W), float32, no graph, finite."""
     samples = entry.run(num_samples=2)
@@ -234,6 +249,7 @@ SAMPLER_CHECKS: tuple[Callable[[Entry], None], ...] = (
     arguments_and_global_state_are_left_alone,
     more_samples_begin_with_the_same,
     nan_stays_in_its_row,
+    overflow_of_the_prior_shows,
     result_has_shape_and_type,
     cost_is_counted,
     progress_is_observed,
@@ -281,23 +297,37 @@ def _same(a: object, b: object) -> bool:
     return bool(a == b)
 
 
-def _count(prior: Prior) -> dict[str, int]:
-    """Counts, from now on, what is asked of a prior behind its own count."""
+def _behind(prior: Prior, change: Callable[[Tensor], Tensor]) -> None:
+    """Changes, from now on, the images (or scores) that a prior answers, behind its own count."""
     prior = getattr(prior, "latents", prior)  # of images that are decoded
-    asked = {"forward": 0, "backward": 0}
     name = "_score" if isinstance(prior, ClosedFormPrior) else "_predict"  # a closed form's denoiser asks its score
     inner = getattr(prior, name)
 
-    def counted(x: Tensor, sigma: float | Tensor) -> object:
-        asked["forward"] += len(x)
+    def changed(x: Tensor, sigma: float | Tensor) -> object:
         found = inner(x, sigma)
-        image = found if isinstance(found, Tensor) else found[0]
+        return change(found) if isinstance(found, Tensor) else (change(found[0]), *found[1:])
+
+    setattr(prior, name, changed)
+
+
+def _count(prior: Prior) -> dict[str, int]:
+    """Counts, from now on, what is asked of a prior."""
+    asked = {"forward": 0, "backward": 0}
+
+    def counted(image: Tensor) -> Tensor:
+        asked["forward"] += len(image)
         if image.requires_grad:
             image.register_hook(lambda grad: asked.update(backward=asked["backward"] + len(grad)))
-        return found
+        return image
 
-    setattr(prior, name, counted)
+    _behind(prior, counted)
     return asked
+
+
+def _overflow(prior: Prior) -> None:
+    """The first answer of a prior is infinite."""
+    answers = itertools.count()
+    _behind(prior, lambda image: image + torch.inf if next(answers) == 0 else image)
 
 
 # operators

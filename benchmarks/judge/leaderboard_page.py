@@ -40,14 +40,16 @@ FORMAT = 1
 COLOURS = 10
 """Of lines, before they come again in another style."""
 LEGEND = f"""\
-Order: problems on which a sampler is judged and not refuted, then the geometric mean of its medians of W2 / floor, then
-calls. In brackets: the worst measurement. "At equal cost" takes each sampler as it ships and, where its budget was
-varied, at every budget; verdicts are of samplers as they ship. At most {MOST_CALLS} calls a sample, forward and
-backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean of {AVERAGED}, as
-samplers ship; differences are paired over faces; no posterior is known there. "Their code": other libraries' code on
-our priors and operators runs with its own defaults, some of which clip at [-1, 1] where these posteriors leave it, and
-is not tuned unless a row says so. "Tuned": with the settings that were chosen for each problem (see Tuned); such rows
-stand below the sampler as it ships, and count neither in the order nor at equal cost."""
+Order: problems on which a sampler is judged and not refuted; then, the fewest first, those on which it diverges; then
+the geometric mean of its medians of W2 / floor on the others; then calls. In brackets: the worst measurement.
+Intervals of medians are 95 % ones from six measurements on; of three they go from the least to the largest, which is
+75 %. Calls and milliseconds are those on the last problem of the row. "At equal cost" takes each sampler as it ships
+and, where its budget was varied, at every budget; verdicts are of samplers as they ship. At most {MOST_CALLS} calls a
+sample, forward and backward, those of all particles. Faces: L2, LPIPS and residual of one sample, and L2 of the mean
+of {AVERAGED}, as samplers ship; differences are paired over faces; no posterior is known there. "Their code": other
+libraries' code on our priors and operators runs with its own defaults, some of which clip at [-1, 1] where these
+posteriors leave it, and is not tuned unless a row says so. "Tuned": with the settings that were chosen for each
+problem (see Tuned); such rows stand below the sampler as it ships, and count neither in the order nor at equal cost."""
 TUNED = """\
 Settings that each sampler was tried with: the nearest to the posterior by the median of W2 / floor is taken, of equal
 ones the first. Tried on other measurements than those that are reported, half as many, with half as many samples. In
@@ -73,10 +75,16 @@ def medians(board: Board, name: str) -> list[float]:
 def ordered(board: Board) -> list[str]:
     """Names of samplers, the best first; see `LEGEND`."""
 
-    def key(name: str) -> tuple[float, float, float]:
+    def key(name: str) -> tuple[float, ...]:
         found, ratios = board.found[name], medians(board, name)
         mean = float(np.exp(np.mean(np.log(ratios)))) if ratios else math.inf
-        return -passed(found), mean, max((one.forward + one.backward for one in found), default=0.0)
+        judged = sum(one.failure is None for one in found)
+        return (
+            -passed(found),
+            judged - len(ratios),
+            mean,
+            max((one.forward + one.backward for one in found), default=0.0),
+        )
 
     return sorted(board.found, key=key)
 
@@ -137,7 +145,7 @@ def _better(board: Board) -> str:
                 told.append(f"{row.task}: {words} of {row.sampler} is lower by {-pair[0]:.3g} ± {pair[1]:.2g}")
     if not told:
         return (
-            f"Nobody else is better than {ours} beyond the 95 % intervals of medians, on average and in the worst "
+            f"Nobody else is better than {ours} beyond the intervals of medians, on average and in the worst "
             f"measurement, nor cheaper within {NEAR} floors."
         )
     return f"**Others are better than {ours} here: {'; '.join(told)}.**"
@@ -161,7 +169,7 @@ def _cheaper(board: Board, problem: str) -> list[str]:
     """Who is near for the fewest calls on one problem, if that is none of ours."""
     points = board.points(problem)
     first, least = cheapest(points), cheapest([one for one in points if one.sampler in board.ours])
-    if first is None or first.sampler in board.ours:
+    if first is None or first.sampler in board.ours or (least is not None and least.calls <= first.calls):
         return []
     beside = f"{least.calls:.0f} ({least.sampler})" if least is not None else "none of ours"
     return [f"{problem}: {first.sampler} is within {NEAR} floors for {first.calls:.0f} calls, {beside}"]
@@ -187,7 +195,7 @@ def _tuned_said(board: Board) -> list[str]:
                 brought.append(f"{name} ({after:.2f}; as it ships {before:.2f})")
         near.append(f"{own.problem}: {', '.join(brought) or 'nobody'}")
         better += _nearer(ours, own, {tuned_name(name): found[place] for name, found in others.items()})
-    told = [f"Tuning brings others within the 95 % interval of {ours} (W2 / floor): {'; '.join(near)}."]
+    told = [f"Tuning brings others within the interval of {ours} (W2 / floor): {'; '.join(near)}."]
     if better:
         return [*told, f"**Tuned, others are better than {ours} here: {'; '.join(better)}.**"]
     return [*told, f"Tuned on {', '.join(names)}, nobody else is better there than {ours}."]

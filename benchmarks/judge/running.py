@@ -34,6 +34,7 @@ from posterior.measurement import Measurement
 from posterior.metrics.distribution import distance_of_projections, sorted_projections
 from posterior.operators import Operator
 from posterior.priors import Prior
+from posterior.priors.base import Cost
 from posterior.random import Streams, key_of
 from posterior.samplers import Sampler
 from posterior.samplers.base import Observer, unobserved
@@ -249,7 +250,7 @@ class Cell:
             with np.load(path, allow_pickle=False) as arrays:
                 cost = (float(value) for value in arrays["cost"])
                 return cls(arrays["samples"], arrays["truth"], arrays["y"], *cost)
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError, RuntimeError):
             return None
 
     def write(self, path: Path) -> None:
@@ -375,6 +376,8 @@ def draw(
 ) -> Cell:
     """So many samples of each case, by one call of the sampler, which is held to the rules.
 
+    Each call is of the sampler as it was made: what it changes of itself has no part in the next (`_anew`).
+
     Raises:
         UserError: if it returns another shape or type, changes its arguments or a global random state, or raises
             anything but `Diverged`.
@@ -387,7 +390,7 @@ def draw(
     shape = (len(streams), *problem.image_shape)
     try:
         with torch.no_grad():
-            samples = sampler(prior, rows, streams)
+            samples = _anew(sampler)(prior, rows, streams)
     except Diverged as error:
         samples = torch.zeros(shape, device=device)
         bad = [image_id in error.reasons for image_id, _ in streams.rows]
@@ -396,14 +399,13 @@ def draw(
             raise UserError(f"{name}: says that it diverged, but not in all images of the batch") from error
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"{name} fails on {problem.name}: {type(error).__name__}: {text}") from error
     seconds = time.monotonic() - start
-    if not isinstance(samples, Tensor) or tuple(samples.shape) != shape or not samples.is_floating_point():
-        told = (
-            f"{tuple(samples.shape)} {samples.dtype}" if isinstance(samples, Tensor) else f"a {type(samples).__name__}"
-        )
+    dense = isinstance(samples, Tensor) and samples.layout == torch.strided and not samples.is_meta
+    if not dense or tuple(samples.shape) != shape or not samples.is_floating_point():
+        told = f"{tuple(samples.shape)} {samples.dtype}" if dense else f"a {_kind_of(samples)}"
         raise UserError(f"{name}: returned {told}, expected a tensor of floats {shape}: one sample for each row")
     if not torch.equal(rows.y, y):
         raise UserError(f"{name}: changed its measurement: a sampler leaves its arguments as they are")
@@ -418,9 +420,26 @@ def draw(
             f"{name}: changed the global random state of {', '.join(changed)}: draw from rng, so that a sample does "
             "not depend on what ran before (a plain function may use them: name the function itself)"
         )
+    if not isinstance(prior.cost, Cost):
+        raise UserError(f"{name}: changed the prior's cost: a sampler leaves its arguments as they are")
     spent = (prior.cost.forward - cost[0], prior.cost.backward - cost[1])
     kept = samples.detach().float().cpu().view(count, len(cases), *problem.image_shape)
     return Cell.of(kept, cases, float(spent[0]), float(spent[1]), seconds)
+
+
+def _anew(sampler: Sampler) -> Sampler:
+    """A copy; of what cannot be copied the thing itself."""
+    try:
+        return copy.deepcopy(sampler)
+    except Exception:  # it raises what it likes
+        return sampler
+
+
+def _kind_of(value: object) -> str:
+    """Of something that is no dense tensor."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return "tensor without numbers" if value.is_meta else f"{str(value.layout).removeprefix('torch.')} tensor"
 
 
 def _tensors_of(operator: Operator) -> dict[str, Tensor]:
@@ -473,7 +492,8 @@ def device_here(device: torch.device | str) -> None:
 
 
 def code_of(sampler: Any) -> str:
-    """Digest of the code that decides what a sampler gives: its module's file, and `posterior` without other samplers.
+    """Digest of the code that decides what a sampler gives: its module's file, what that imports from beside it
+    (`_beside`), and `posterior` without other samplers.
 
     All of `posterior` counts, but for those files of `posterior/samplers` that nothing here can reach (`_unreached`).
     Of a problem's truth it is the code that decides its exact samples.
@@ -481,13 +501,48 @@ def code_of(sampler: Any) -> str:
     files, whole = set(PACKAGE.rglob("*.py")) - _unreached(sampler), hashlib.blake2b(digest_size=8)
     for kind in _classes(sampler):
         try:
-            files.add(Path(inspect.getfile(kind)))
+            files |= _beside(Path(inspect.getfile(kind)))
         except (OSError, TypeError):  # of a notebook, say: another state of it cannot be told from this one
             whole.update(os.urandom(16))
     for file in sorted(files):
         if file.is_file():
             whole.update(hashlib.blake2b(file.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def _beside(file: Path) -> set[Path]:
+    """A module's file, and those that its import statements name in its own package, or beside it if it has none.
+
+    And theirs. Modules that are imported by a computed name, and packages from elsewhere, are not followed.
+    """
+    root = file.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    left, reached = [file], set[Path]()
+    while left:
+        one = left.pop()
+        if one in reached or PACKAGE in one.parents or not one.is_file():
+            continue
+        reached.add(one)
+        for level, place, names in _statements(one.read_bytes()) if one.suffix == ".py" else []:
+            base = one.parents[level - 1] if level else root
+            if not level and root != file.parent and place[0] != file.relative_to(root).parts[0]:
+                continue  # of another package
+            places = [base.joinpath(*place), *(base.joinpath(*place, name) for name in names)]
+            left += [path for at in places for path in (at.with_suffix(".py"), at / "__init__.py") if path.is_file()]
+    return reached
+
+
+@functools.lru_cache(maxsize=512)
+def _statements(code: bytes) -> list[tuple[int, list[str], list[str]]]:
+    """Import statements of a module: how many dots, the parts of the place, the names that are taken from it."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            found.append((node.level, (node.module or "").split("."), [alias.name for alias in node.names]))
+        elif isinstance(node, ast.Import):
+            found += [(0, alias.name.split("."), list[str]()) for alias in node.names]
+    return found
 
 
 def _unreached(sampler: Any) -> set[Path]:
@@ -579,8 +634,11 @@ def _exported(code: bytes) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _classes(value: Any) -> Iterator[Any]:
-    """The classes of an object and of what it holds, as far as they have a file."""
+def _classes(value: Any, above: tuple[int, ...] = ()) -> Iterator[Any]:
+    """The classes of an object and of what it holds, as far as they have a file; not again of those it stands in."""
+    if id(value) in above:
+        return
+    above = (*above, id(value))
     if isinstance(value, FromFunction):
         yield value.function
     elif hasattr(value, "__dict__") and not isinstance(value, (type, Tensor)):
@@ -588,10 +646,10 @@ def _classes(value: Any) -> Iterator[Any]:
             if kind.__module__ not in ("builtins", "abc", "typing"):
                 yield kind
         for inner in vars(value).values():
-            yield from _classes(inner)
+            yield from _classes(inner, above)
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _classes(inner)
+            yield from _classes(inner, above)
 
 
 def contents_of(value: Any) -> str:

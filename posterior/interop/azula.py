@@ -21,6 +21,8 @@ from posterior.samplers import ConditionalDescent, Sampler
 class PosteriorSampler(AzulaSampler):
     """Samples of p(x | y), y = A x + sigma_y n, as azula asks for them: ``sampler(sampler.init(shape))``.
 
+    Each call gives others, those that follow in the seed.
+
     Args:
         denoiser: azula's, of images (C, H, W) in units in which their numbers are about 1.
         y: (*, D): one measurement, or one a sample.
@@ -47,7 +49,7 @@ class PosteriorSampler(AzulaSampler):
         if y.ndim == 0:
             raise UserError("PosteriorSampler: y is (*, D), got a single number")
         self.denoiser, self.y, self.A, self.likelihood = denoiser, y, A, GaussianNoise(sigma_y)
-        self.sampler, self.seed = sampler or ConditionalDescent(), seed
+        self.sampler, self.seed, self.drawn = sampler or ConditionalDescent(), seed, 0
 
     @torch.no_grad()
     def __call__(self, x: Tensor, **keywords: object) -> Tensor:
@@ -59,9 +61,11 @@ class PosteriorSampler(AzulaSampler):
         """
         y = self.y.reshape(-1, self.y.shape[-1]).to(x)
         if len(y) not in (1, len(x)):
-            raise UserError(f"PosteriorSampler: {len(y)} measurements for {len(x)} samples: give one, or one a sample")
+            told = "give one, or one a sample; y is (*, D), of A x that is flat"
+            raise UserError(f"PosteriorSampler: {len(y)} measurements for {len(x)} samples: {told}")
         y = y.expand(len(x), -1)
         operator = ForeignOperator(self.A, x.shape[1:], y, "PosteriorSampler")
         measurement = Measurement(y.reshape(len(x), *operator.measurement_shape), operator, self.likelihood)
-        rng = Streams(self.seed, ["azula"], len(x), device=x.device)
+        rng = Streams(self.seed, ["azula"], device=x.device, samples=range(self.drawn, self.drawn + len(x)))
+        self.drawn += len(x)
         return self.sampler(DenoiserPrior(self.denoiser, keywords), measurement, rng)

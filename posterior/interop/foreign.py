@@ -17,7 +17,8 @@ from posterior.random import Streams
 class ForeignOperator(LinearFunctionOperator):
     """A linear map that knows only how to be applied, and may differ from image to image.
 
-    What differs stays within the map as it is, so that other rows than all in their order cannot be taken from it.
+    Entries at which A x is 0 for both images that it is tried on are not measured. What differs stays within the map as
+    it is, so that other rows than all in their order cannot be taken from it.
 
     Args:
         apply: A x, (B, C, H, W) -> (B, ...), differentiable.
@@ -37,7 +38,8 @@ class ForeignOperator(LinearFunctionOperator):
         gap, size = torch.linalg.vector_norm(torch.stack([of_both - 2 * of_x + 3 * of_z, of_both]).flatten(1), dim=1)
         if not waits.fetch("linear?", gap <= ROUNDING * size):
             raise UserError(f"{who}: A is not linear, A (2 x - 3 z) is not 2 A x - 3 A z: leave noise and offsets out")
-        super().__init__(apply, image_shape, y, len(y))
+        seen = ((of_x != 0) | (of_z != 0)).flatten(1)[..., None, None].to(y.dtype)
+        super().__init__(apply, image_shape, y, len(y), None if seen.all() else seen)
 
     def rows(self, index: Tensor) -> Self:
         """Itself.

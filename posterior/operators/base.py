@@ -135,7 +135,7 @@ class LinearOperator(Operator):
             tolerance: relative error wanted of conjugate gradients, in the norm of A^T A + shift I.
             max_steps: of conjugate gradients, at most.
         """
-        if (basis := self._basis()) is not None:
+        if (basis := self.basis()) is not None:
             return basis.synthesise(basis.analyse(b) / (basis.gains + shift))
         condition = 1 + self.norm_bound() ** 2 / shift  # the error falls by 1 - 2 / (1 + sqrt(condition)) a step
         steps = math.ceil(0.5 * condition**0.5 * math.log(2 / tolerance))
@@ -151,7 +151,7 @@ class LinearOperator(Operator):
             r: residuals, (R, *measurement_shape).
             shift: > 0.
         """
-        b, basis = self.adjoint(r), self._basis()
+        b, basis = self.adjoint(r), self.basis()
         if basis is None:
             return self.solve(b, shift)  # whose steps are too few to blow anything up
         coefficients = basis.analyse(b)
@@ -159,7 +159,8 @@ class LinearOperator(Operator):
         least = 10 * torch.finfo(r.dtype).eps * gains.amax(dim=(1, 2, 3), keepdim=True)
         return basis.synthesise(coefficients / (gains + least.clamp_min(shift)))
 
-    def _basis(self) -> Diagonal | None:
+    def basis(self) -> Diagonal | None:
+        """`diagonal`, found once."""
         if "_kept_basis" not in self.__dict__:
             with waits.inside("operator basis"):
                 self.__dict__["_kept_basis"] = self.diagonal()

@@ -52,7 +52,7 @@ class LinearFunctionOperator(FunctionOperator, LinearOperator):
         image_shape: (C, H, W).
         y: a measurement (B, ...): its size, and the dtype and device of which A is.
         count: of images that A may differ between, in the order of its rows.
-        seen: what is measured, 1 or 0 for each entry (1, m, 1, 1); None: all.
+        seen: what is measured, 1 or 0 for each entry, (1, m, 1, 1) or a row an image; None: all.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LinearFunctionOperator(FunctionOperator, LinearOperator):
         return y if self.seen is None else self.seen * y
 
     def num_measured(self) -> Tensor:
-        return super().num_measured() if self.seen is None else self.seen.sum()
+        return super().num_measured() if self.seen is None else self.seen.flatten(1).sum(dim=1).squeeze(0)
 
     def norm(self) -> Tensor:
         """A bound on ||A|| of any of the images, (): power iteration, and 2 % more."""

@@ -104,6 +104,11 @@ def check_finite(x: Tensor, rng: Streams, stage: str) -> Tensor:
     return torch.where(finite, x, torch.nan)
 
 
+def clipped(denoised: Tensor) -> Tensor:
+    """D in [-1, 1]; NaN where it is not finite, so that an overflow shows."""
+    return denoised.clamp(-1, 1).where(denoised.isfinite(), torch.nan)
+
+
 def not_finite(x: Tensor, rng: Streams, stage: str) -> dict[str, str]:
     """Images with a chain that is not finite: id -> one line that says which chain, where, and what to try."""
     finite = waits.fetch("finite?", torch.isfinite(x.flatten(1)).all(dim=1))

@@ -16,7 +16,7 @@ from posterior.measurement import Measurement
 from posterior.operators.base import LinearOperator, conjugate_gradients, inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Ending, Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Ending, Observer, Sampler, check_finite, clipped, unobserved
 from posterior.samplers.reverse_diffusion import ReverseStep, SecondOrderAncestral, initial_noise
 from posterior.samplers.schedules import GeometricSigmas, SigmaSchedule
 
@@ -65,7 +65,7 @@ class ConditionalDenoiser:
         """E[z | z + sigma n = x] of z ~ p * N(0, sigma_min^2 I), (R, C, H, W): D at the level of both noises."""
         share = self.prior.sigma_min**2 / (sigma**2 + self.prior.sigma_min**2)
         denoised = self.prior.denoise(x, (sigma**2 + self.prior.sigma_min**2) ** 0.5 if share > 0 else sigma)
-        denoised = denoised.clamp(-1, 1) if self.clip_denoised else denoised
+        denoised = clipped(denoised) if self.clip_denoised else denoised
         return denoised + share * (x - denoised) if share > 0 else denoised
 
     def condition(

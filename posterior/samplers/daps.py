@@ -13,8 +13,8 @@ from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
-from posterior.samplers.likelihood_steps import LangevinSteps, LikelihoodStep
-from posterior.samplers.schedules import KarrasSigmas, SigmaSchedule
+from posterior.samplers.likelihood_steps import LangevinSteps, LikelihoodStep, balls
+from posterior.samplers.schedules import KarrasSigmas, SigmaSchedule, levels_within
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class DAPS(Sampler):
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        sigmas = self.schedule.sigmas()
-        self.likelihood_step.check(measurement)
-        for level in (sigmas[0], *(self.grid(sigma)[-2] for sigma in sigmas[-2:-1])):
-            prior.check_range(level)
+        sigmas = levels_within(self.schedule, prior)
+        prior.check_range(self.grid(sigmas[-2])[-2])
+        steps = balls(sigmas[:-1])
+        self.likelihood_step.check(measurement, steps)
         x = sigmas[0] * rng.randn("initial", measurement.image_shape)
-        for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            x0hat = self.flow(prior, x, self.grid(sigma))
-            x0 = self.likelihood_step(measurement, x0hat, sigma, index / (len(sigmas) - 1), rng)
+        for index, (ball, sigma_next) in enumerate(zip(steps, sigmas[1:], strict=True), start=1):
+            x0hat = self.flow(prior, x, self.grid(ball.radius))
+            x0 = self.likelihood_step(measurement, x0hat, ball, rng)
             x = x0 + sigma_next * rng.randn_like("daps", x0) if sigma_next > 0 else x0
-            observe("DAPS", index + 1, len(sigmas) - 1, x)
+            observe("DAPS", index, len(steps), x)
         return check_finite(x, rng, "DAPS")
 
     def grid(self, sigma: float) -> list[float]:

@@ -61,8 +61,8 @@ class DDNMPlus(Sampler):
         real("DDNMPlus", "eta", self.eta, least=0, most=1)
         whole("DDNMPlus", "travel_length", self.travel_length, 1, MOST_STEPS)
         whole("DDNMPlus", "travel_repeat", self.travel_repeat, 1, MOST_STEPS)
-        passed = self.travel_repeat * (len(self.schedule.sigmas()) - 1)
-        whole("DDNMPlus", "travel_repeat times the number of levels", passed, 1, MOST_STEPS)
+        passed = self.travel_repeat * (len(self.schedule.sigmas()) - 1)  # 0: refused on a call, as elsewhere
+        whole("DDNMPlus", "travel_repeat times the number of levels", passed, 0, MOST_STEPS)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:

@@ -12,7 +12,7 @@ from posterior.checks import real
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Observer, Sampler, check_finite, clipped, unobserved
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.samplers.schedules import QuadraticSigmas, SigmaSchedule, levels_within
 
@@ -62,7 +62,7 @@ class DiffPIR(Sampler):
         x = initial_noise(measurement.image_shape, sigmas[0], rng)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
             denoised = prior.denoise(x, sigma)
-            denoised = denoised.clamp(-1, 1) if self.clip_denoised else denoised
+            denoised = clipped(denoised) if self.clip_denoised else denoised
             x = self.renoise(x, self.restore(measurement, denoised, sigma), sigma, sigma_next, rng)
             observe("DiffPIR", index, len(sigmas) - 1, x)
         return check_finite(x, rng, "DiffPIR")

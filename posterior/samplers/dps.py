@@ -20,7 +20,7 @@ from posterior.checks import MOST_SAMPLES, real, whole
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Observer, Sampler, check_finite, clipped, unobserved
 from posterior.samplers.reverse_diffusion import Ancestral, ReverseStep, initial_noise
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
@@ -94,7 +94,7 @@ class DPS(ConditionedDiffusion):
             x = x.detach().requires_grad_()
             denoised, fraction = prior.predict(x, sigma)
             if self.clip_denoised:
-                denoised = denoised.clamp(-1, 1)
+                denoised = clipped(denoised)
             misfit = self.misfit(measurement, denoised, rng, sigma)  # one per row: rows do not see each other
             (grad,) = torch.autograd.grad(misfit.sum(), x)
         with torch.no_grad():
@@ -168,7 +168,7 @@ class Projection(ConditionedDiffusion):
     ) -> Tensor:
         denoised, fraction = prior.predict(x, sigma)
         if self.clip_denoised:
-            denoised = denoised.clamp(-1, 1)
+            denoised = clipped(denoised)
         return self.step(x, denoised, fraction, sigma, sigma_next, partial(rng.randn_like, "projection", x))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -74,24 +75,28 @@ class FPSSMC(ParticleSampler):
         sigmas = levels_within(self.schedule, prior)
         path = self.path(known, sigmas, rng)
         free = initial_noise((self.num_particles, *measurement.image_shape), sigmas[0], rng)
-        xbar = path[0].where(known.observed, free)
-        log_weights = xbar.new_zeros(xbar.shape[:2])
+        xbar = next(path).where(known.observed, free)
+        x, log_weights = known.synthesise(xbar), xbar.new_zeros(xbar.shape[:2])
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
-            xbar = select(xbar, self.ancestors(log_weights, rng)) if index > 1 else xbar
-            denoised = known.analyse(denoise(prior, known.synthesise(xbar), sigma))
+            if index > 1:
+                ancestors = self.ancestors(log_weights, rng)
+                xbar, x = select(xbar, ancestors), select(x, ancestors)
+            denoised = known.analyse(denoise(prior, x, sigma))
             mean = self.predict(xbar, denoised, sigma, sigma_next)
             noise = rng.randn_like("fps", xbar) if sigma_next > 0 else torch.zeros_like(xbar)
-            xbar, log_weights = self.filter(known, mean, path[index], sigma_next, noise)
-            observe("FPS-SMC", index, len(sigmas) - 1, known.synthesise(xbar)[:, 0])
-        return known.synthesise(xbar), log_weights
+            xbar, log_weights = self.filter(known, mean, next(path), sigma_next, noise)
+            x = known.synthesise(xbar)
+            observe("FPS-SMC", index, len(sigmas) - 1, x[:, 0])
+        return x, log_weights
 
-    def path(self, known: Spectrum, sigmas: list[float], rng: Streams) -> list[Tensor]:
-        """ybar at every level, (R, 1, C, H, W), of no meaning where a coordinate is not observed."""
-        path = [(1 + sigmas[0] ** 2) ** 0.5 * rng.randn_like("path", known.ybar)]
+    def path(self, known: Spectrum, sigmas: list[float], rng: Streams) -> Iterator[Tensor]:
+        """ybar at every level, one after the other, (R, 1, C, H, W), of no meaning where it is not observed."""
+        ybar = (1 + sigmas[0] ** 2) ** 0.5 * rng.randn_like("path", known.ybar)
+        yield ybar
         for sigma, sigma_next in pairwise(sigmas):
             noise = rng.randn_like("path", known.ybar) if sigma_next > 0 else torch.zeros_like(known.ybar)
-            path.append(self.predict(path[-1], known.ybar, sigma, sigma_next) + self.eta * sigma_next * noise)
-        return path
+            ybar = self.predict(ybar, known.ybar, sigma, sigma_next) + self.eta * sigma_next * noise
+            yield ybar
 
     def predict(self, xbar: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
         """m, shaped as xbar."""

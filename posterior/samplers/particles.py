@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +19,13 @@ from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
 from posterior.samplers.spectrum import Spectrum, spectrum
 
-COPIES = 6
-"""Of all particles that a step holds at once, at least, the network's own memory not counted."""
+COPIES = 24
+"""Of all particles that a step holds at once, the network's own memory not counted: up to 23 were measured (most of
+them while random numbers are made)."""
+TOGETHER = 16
+"""Images that the network is called with, or one particle of each row: the authors of MCG-diff do so, too."""
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+"""Where Linux says what memory is free, and what a group of processes may have (cgroup version 2)."""
 
 
 class ParticleSampler(Sampler):
@@ -39,7 +44,8 @@ class ParticleSampler(Sampler):
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
         x, log_weights = self.particles(prior, measurement, rng, observe)
         one = multinomial(log_weights, rng.rand_like("one particle", log_weights[:, :1]))
-        return check_finite(select(x, one)[:, 0], rng, type(self).__name__)
+        known = log_weights.softmax(dim=1).isfinite().all(dim=1).view(-1, 1, 1, 1)  # not if all weights are 0
+        return check_finite(select(x, one)[:, 0].where(known, torch.nan), rng, type(self).__name__)
 
     @abstractmethod
     def particles(
@@ -56,11 +62,13 @@ class ParticleSampler(Sampler):
     def check_memory(self, measurement: Measurement) -> None:
         """Refuse more particles than the device has room for.
 
+        The network's memory is that of `TOGETHER` images or of the rows, whatever the number of particles.
+
         Raises:
             UserError: if the particles alone do not fit.
         """
         rows, free = len(measurement.y), memory_of(measurement.y.device)
-        needed = 4 * COPIES * rows * self.num_particles * math.prod(measurement.image_shape)
+        needed = measurement.y.element_size() * COPIES * rows * self.num_particles * math.prod(measurement.image_shape)
         if free is not None and needed > free:
             raise UserError(
                 f"{type(self).__name__}: num_particles {self.num_particles} for {rows} rows of images "
@@ -70,18 +78,32 @@ class ParticleSampler(Sampler):
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes that a device can give, None where nobody knows: what is free on a GPU, all that a host has."""
+    """Bytes that a device has free, None where nobody knows."""
     if device.type == "cuda" and torch.cuda.is_available():
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch will use it again
         return torch.cuda.mem_get_info(device)[0] + kept
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.type == "cpu" and MEMINFO.is_file():
+        free = [1024 * int(line.split()[1]) for line in MEMINFO.read_text().splitlines() if "MemAvailable" in line]
+        return min([*free, *_left_to_the_group()], default=None)
     return None
 
 
+def _left_to_the_group() -> list[int]:
+    """What a container's or a batch system's limit leaves of the host's memory, if there is one."""
+    most, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if not most.is_file() or not used.is_file() or not (limit := most.read_text().strip()).isdigit():
+        return []
+    return [max(0, int(limit) - int(used.read_text()))]
+
+
+def blocks(x: Tensor) -> Sequence[Tensor]:
+    """Particles (R, P, C, H, W) in groups that the network sees at once, (R, p, C, H, W) each; see `TOGETHER`."""
+    return x.split(max(1, TOGETHER // len(x)), dim=1)
+
+
 def denoise(prior: Prior, x: Tensor, sigma: float) -> Tensor:
-    """D(x, sigma) of particles (R, P, C, H, W): R P images to the prior."""
-    return prior.denoise(x.flatten(0, 1), sigma).view_as(x)
+    """D(x, sigma) of particles (R, P, C, H, W): R P images to the prior, block by block."""
+    return torch.cat([prior.denoise(part.flatten(0, 1), sigma).view_as(part) for part in blocks(x)], dim=1)
 
 
 def spectrum_of_particles(measurement: Measurement, who: str, num_particles: int) -> Spectrum:
@@ -112,7 +134,7 @@ def spectrum_of_particles(measurement: Measurement, who: str, num_particles: int
 def multinomial(log_weights: Tensor, uniforms: Tensor) -> Tensor:
     """The particles that numbers fall on, (R, K) indices; from independent numbers: draws by the weights.
 
-    A row with a weight that is NaN gets the first such particle alone, so that it shows.
+    A row with a weight that is NaN, or infinite, gets the first such particle alone, so that it shows.
 
     Args:
         log_weights: up to a number a row, (R, P); -inf is weight 0.
@@ -120,7 +142,7 @@ def multinomial(log_weights: Tensor, uniforms: Tensor) -> Tensor:
     """
     cumulated = log_weights.softmax(dim=1).cumsum(dim=1)
     index = torch.searchsorted(cumulated / cumulated[:, -1:], uniforms.contiguous())
-    spoiled = log_weights.isnan()
+    spoiled = log_weights.isnan() | log_weights.isposinf()
     first = spoiled.int().argmax(dim=1, keepdim=True)
     return torch.where(spoiled.any(dim=1, keepdim=True), first, index.clamp_max(log_weights.shape[1] - 1))
 

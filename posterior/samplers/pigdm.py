@@ -28,8 +28,8 @@ class PiGDM(ConditionedDiffusion):
 
     The paper's listing has sqrt(1 + sigma'^2) times this guidance (sqrt(alpha_t) g); the authors' code, InverseBench
     and azula have it as it stands. The authors' code has the form without noise alone, A^+ (y - A D) in place of what
-    J^T is applied to, and starts at A^+ y + sigma n. InverseBench starts at sigma n, ends above level 0, and gives DDIM
-    fresh noise of eta sigma'.
+    J^T is applied to, for inpainting also puts y into D where it is seen, and starts at A^+ y + sigma n. InverseBench
+    starts at sigma n, ends above level 0, and gives DDIM fresh noise of eta sigma'.
 
     Args:
         schedule: noise levels (published: 100).

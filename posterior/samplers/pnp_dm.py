@@ -15,7 +15,7 @@ from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
 from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
-from posterior.samplers.likelihood_steps import ExactLikelihoodStep, LikelihoodStep
+from posterior.samplers.likelihood_steps import ExactLikelihoodStep, LikelihoodStep, balls
 from posterior.samplers.reverse_diffusion import ReverseStep
 from posterior.samplers.schedules import KarrasSigmas, SigmaSchedule
 
@@ -88,15 +88,16 @@ class PnPDM(Sampler):
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        self.likelihood_step.check(measurement)
         rhos = self.rhos()
+        steps = balls(rhos)
+        self.likelihood_step.check(measurement, steps)
         for level in (rhos[0], *self.schedule.below(rhos[-1])[:-1]):
             prior.check_range(level)
         x = rng.randn("initial", measurement.image_shape)
-        for k, rho in enumerate(rhos):
-            z = self.likelihood_step(measurement, x, rho, k / len(rhos), rng)
-            x = self.denoise(prior, z, self.schedule.below(rho), rng)
-            observe("PnP-DM", k + 1, len(rhos), x)
+        for k, ball in enumerate(steps, start=1):
+            z = self.likelihood_step(measurement, x, ball, rng)
+            x = self.denoise(prior, z, self.schedule.below(ball.radius), rng)
+            observe("PnP-DM", k, len(rhos), x)
         return check_finite(x, rng, "PnP-DM")
 
     def denoise(self, prior: Prior, z: Tensor, sigmas: list[float], rng: Streams) -> Tensor:

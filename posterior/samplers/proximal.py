@@ -14,7 +14,7 @@ from posterior.measurement import Measurement
 from posterior.operators.base import inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Observer, Sampler, check_finite, clipped, unobserved
 from posterior.samplers.reverse_diffusion import initial_noise
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
@@ -67,7 +67,7 @@ class ProximalDenoising(Sampler):
 
     def _denoise(self, prior: Prior, x: Tensor, sigma: float) -> Tensor:
         denoised = prior.denoise(x, sigma)
-        return denoised.clamp(-1, 1) if self.clip_denoised else denoised
+        return clipped(denoised) if self.clip_denoised else denoised
 
     def correlated(
         self, prior: Prior, measurement: Measurement, x: Tensor, denoised: Tensor, sigma: float, most: float = 10.0

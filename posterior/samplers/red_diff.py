@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from posterior.checks import real
+from posterior.errors import UserError
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
@@ -43,7 +44,7 @@ class REDDiff(Sampler):
 
     Raises:
         UserError: if a number is out of range; on a call, before any network call, if a level is outside the prior's
-            range.
+            range, or ||y - A x|| says nothing (signs, closures).
     """
 
     schedule: SigmaSchedule = field(default_factory=RespacedSigmas)
@@ -59,6 +60,9 @@ class REDDiff(Sampler):
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
+        if not measurement.likelihood.residual:
+            law = type(measurement.likelihood).__name__
+            raise UserError(f"REDDiff goes by ||y - A x||, which says nothing of {law}")
         *sigmas, _ = levels_within(self.schedule, prior)
         mu = self.start(measurement)
         first = second = torch.zeros_like(mu)

@@ -17,7 +17,7 @@ from posterior.checks import choice, real
 from posterior.measurement import Measurement
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Ending, Observer, Sampler, check_finite, unobserved
+from posterior.samplers.base import Ending, Observer, Sampler, check_finite, clipped, unobserved
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
 FixedVariance = Literal["small", "large"]
@@ -181,7 +181,7 @@ class ReverseDiffusion(Sampler, Ending):
             with torch.no_grad():
                 denoised, fraction = prior.predict(x, sigma)
             if self.clip_denoised:
-                denoised = denoised.clamp(-1, 1)
+                denoised = clipped(denoised)
             estimate, before = self.step.estimate(denoised, before, sigma, sigma_next), (denoised, sigma)
             x = self.step(x, estimate, fraction, sigma, sigma_next, partial(rng.randn_like, "reverse", x))
             observe("reverse diffusion", index, len(sigmas) - 1, x)

@@ -13,8 +13,8 @@ from posterior.measurement import Measurement
 from posterior.operators.base import inner
 from posterior.priors.base import Prior
 from posterior.random import Streams
-from posterior.samplers.base import Observer, unobserved
-from posterior.samplers.particles import ParticleSampler, select, systematic
+from posterior.samplers.base import Observer, clipped, unobserved
+from posterior.samplers.particles import ParticleSampler, blocks, select, systematic
 from posterior.samplers.reverse_diffusion import Ancestral, initial_noise
 from posterior.samplers.schedules import RespacedSigmas, SigmaSchedule, levels_within
 
@@ -64,18 +64,20 @@ class TDS(ParticleSampler):
         measurement.gaussian_sigma("TDS")
         self.check_memory(measurement)
         rows, sigmas = len(measurement.y), levels_within(self.schedule, prior)
-        each = torch.arange(rows, device=measurement.y.device).repeat_interleave(self.num_particles)
-        of_each = measurement.rows(each)
         x = initial_noise((self.num_particles, *measurement.image_shape), sigmas[0], rng)
+        each = torch.arange(rows, device=x.device)[:, None]
+        of = {size: measurement.rows(each.repeat(1, size).flatten()) for size in {part.shape[1] for part in blocks(x)}}
         log_ratios = x.new_zeros(x.shape[:2])  # of weights, but for p~(y | x')
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
-            denoised, twisted, log_twists = self.look(prior, of_each, x, sigma)
+            seen = [self.look(prior, of[part.shape[1]], part, sigma) for part in blocks(x)]
+            denoised, twisted, log_twists = (torch.cat(found, dim=1) for found in zip(*seen, strict=True))
             ancestors = systematic(log_ratios + log_twists, rng.rand_like("resampling", log_twists[:, :1]))
             x, denoised, twisted, log_twists = (select(v, ancestors) for v in (x, denoised, twisted, log_twists))
             if sigma_next > 0:
                 x, log_ratios = self.propose(x, denoised, twisted, sigma, sigma_next, rng)
             else:
-                x, log_ratios = denoised, _log_likelihood(of_each, denoised)
+                told = [_log_likelihood(of[part.shape[1]], part) for part in blocks(denoised)]
+                x, log_ratios = denoised, torch.cat(told, dim=1)
             log_ratios = log_ratios - log_twists
             observe("TDS", index, len(sigmas) - 1, x[:, 0])
         return x, log_ratios
@@ -86,7 +88,7 @@ class TDS(ParticleSampler):
         Args:
             prior: p(x).
             measurement: a row a particle, R P in all.
-            x: particles at sigma, (R, P, C, H, W).
+            x: particles at sigma, (R, P, C, H, W), or a block of them.
             sigma: their level.
         """
         with torch.enable_grad():
@@ -97,7 +99,7 @@ class TDS(ParticleSampler):
         denoised = denoised.detach()
         twisted = denoised + sigma**2 * score
         if self.clip_denoised:
-            twisted = twisted.clamp(-1, 1)
+            twisted = clipped(twisted)
         return denoised.view_as(x), twisted.view_as(x), log_twists.view(x.shape[:2])
 
     def twist(self, measurement: Measurement, denoised: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -128,5 +130,5 @@ class TDS(ParticleSampler):
 
 def _log_likelihood(measurement: Measurement, x: Tensor) -> Tensor:
     """log p(y | x) for Gaussian noise, up to a number, shaped as the images (..., C, H, W) are counted."""
-    missing = measurement.residual_norm(x.view(-1, *x.shape[-3:]))
+    missing = measurement.residual_norm(x.flatten(0, -4))
     return -(missing**2).view(x.shape[:-3]) / (2 * measurement.likelihood.sigma_y**2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from benchmarks.judge import running
 from benchmarks.judge.command import judge, of_object
 from benchmarks.judge.problems import LearnedTruth, chosen, two_modes
 from benchmarks.judge.running import Budget, Sizes, contents_of, run
-from posterior import Measurement, Streams
+from posterior import Measurement, Streams, UserError
 from posterior.priors import Prior
-from posterior.samplers import DPS, ConditionalDescent, ExactMixture, LangevinSteps, Sampler
+from posterior.samplers import DPS, ConditionalDescent, ExactMixture, LangevinSteps, Sampler, unobserved
 
 SMALL = Budget("small", Sizes(4, 60, 20, 9, sets=3), Sizes(4, 60, 20, 9, sets=3))
 
@@ -201,3 +202,101 @@ def test_all_code_counts_for_a_sampler_from_elsewhere_and_for_a_list_that_does_m
     assert running._unreached(ExactMixture())
     edited(package, "samplers/__init__.py", "DPS.scale = 2.0")
     assert running._unreached(ExactMixture()) == set()
+
+
+def test_what_a_sampler_imports_from_beside_it_counts(tmp_path, monkeypatch):
+    """Also from its own package, and through what that imports; not what stands there and is not imported."""
+    for name, text in {
+        "mine_alone.py": "import helper_of_mine\nimport torch\nclass Mine: pass\n",
+        "helper_of_mine.py": "from deeper_of_mine import SCALE\n",
+        "deeper_of_mine.py": "SCALE = 1.0\n",
+        "not_imported.py": "SCALE = 1.0\n",
+        "mine_whole/__init__.py": "",
+        "mine_whole/one.py": "from . import two\nfrom mine_whole.sub.three import X\nclass Mine: pass\n",
+        "mine_whole/two.py": "",
+        "mine_whole/sub/__init__.py": "",
+        "mine_whole/sub/three.py": "X = 1\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = running._beside(tmp_path / "mine_alone.py")
+    assert {one.name for one in found} == {"mine_alone.py", "helper_of_mine.py", "deeper_of_mine.py"}
+    found = running._beside(tmp_path / "mine_whole" / "one.py")
+    assert {one.name for one in found} == {"one.py", "two.py", "__init__.py", "three.py"}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sampler = importlib.import_module("mine_alone").Mine()
+    before = running.code_of(sampler)
+    assert running.code_of(sampler) == before
+    (tmp_path / "deeper_of_mine.py").write_text("SCALE = 9.0\n")
+    assert running.code_of(sampler) != before
+
+
+class Counting(Sampler):
+    """Wider with each call."""
+
+    def __call__(self, prior, measurement, rng, observe=unobserved):
+        self.calls = getattr(self, "calls", 0) + 1
+        return self.calls * rng.randn("test", measurement.image_shape)
+
+
+def test_a_sampler_that_changes_itself_is_made_anew_for_each_call():
+    (problem,) = chosen(["two-modes"])
+    cases, sampler = problem.cases(["a", "b"], 0), Counting()
+    first = running.draw("counting", sampler, problem, cases, 3, 0)
+    assert np.array_equal(running.draw("counting", sampler, problem, cases, 3, 0).samples, first.samples)
+
+
+class Held:
+    def __init__(self, owner):
+        self.owner = owner
+
+
+def test_a_sampler_whose_parts_know_it_has_a_digest():
+    sampler = Counting()
+    sampler.helper = Held(sampler)
+    assert running.code_of(sampler) == running.code_of(sampler)
+
+
+class Odd(Sampler):
+    def __init__(self, give):
+        self.give = give
+
+    def __call__(self, prior, measurement, rng, observe=unobserved):
+        return self.give(prior, rng.randn("test", measurement.image_shape))
+
+
+def without_cost(prior, x):
+    prior.cost = None
+    return x
+
+
+def ended(prior, x):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (lambda prior, x: x.to_sparse(), "returned a sparse_coo tensor"),
+        (lambda prior, x: x.to("meta"), "returned a tensor without numbers"),
+        (without_cost, "changed the prior's cost"),
+        (ended, "fails on .*: SystemExit: 3"),
+    ],
+)
+def test_what_a_sampler_can_do_wrong_is_one_line(give, told):
+    (problem,) = chosen(["two-modes"])
+    with pytest.raises(UserError, match=told):
+        running.draw("odd", Odd(give), problem, problem.cases(["a"], 0), 2, 0)
+
+
+def test_a_cell_whose_header_is_damaged_is_none(tmp_path):
+    """Whatever bit it is."""
+    (problem,) = chosen(["two-modes"])
+    cell = running.draw("good", Counting(), problem, problem.cases(["a"], 0), 2, 0)
+    cell.write(tmp_path / "cell.npz")
+    whole = (tmp_path / "cell.npz").read_bytes()
+    for place in range(60):
+        damaged = bytearray(whole)
+        damaged[place // 2] ^= 1 << (5 * (place % 2))
+        (tmp_path / "cell.npz").write_bytes(damaged)
+        running.Cell.read(tmp_path / "cell.npz")

@@ -15,6 +15,7 @@ from benchmarks.judge.leaderboard import LIST, added, entrant_of, leaderboard_co
 from benchmarks.judge.leaderboard_faces import FaceRow, HeldOut, face_problems, face_row
 from benchmarks.judge.leaderboard_page import (
     LEGEND,
+    _cheaper,
     best,
     board_json,
     cheapest,
@@ -262,6 +263,29 @@ def test_a_median_does_not_hide_the_worst_measurement(run_once):
     for mean, worst in ((1.4, 1.09), (1.0, 3.0)):
         board.found["steady"] = [seen(mean, worst)]
         assert "Nobody else is better than ours" in sentences(board)[2]
+
+
+def test_one_that_diverges_somewhere_stands_below_those_that_do_not():
+    """Of samplers that are refuted everywhere, on two problems."""
+
+    def seen(problem, ratio):
+        distance = Finding("distribution", "distance", "", ratio or 1.0, 0.9, 5.0, 1e-9, {"mean": 1.0, "worst": 2.0})
+        return Judged(problem, "", [distance], [1e-8], diverged=0 if ratio else 3, total=12)
+
+    found = {
+        "diverges": [seen("p", 1.19), seen("q", None)],
+        "near": [seen("p", 1.2), seen("q", 1.5)],
+        "far": [seen("p", 1.3), seen("q", 1.6)],
+    }
+    assert ordered(Board("tiny", 0, ["near"], found)) == ["near", "far", "diverges"]
+
+
+def test_nobody_is_cheaper_for_as_many_calls():
+    points = [Point("ours", "", "p", 100, 1.15, 1.0, 1.3), Point("other", "", "p", 100, 1.05, 1.0, 1.1)]
+    board = Board("tiny", 0, ["ours"], {}, points)
+    assert _cheaper(board, "p") == []
+    cheaper = replace(board, curves=[points[0], replace(points[1], calls=99)])
+    assert _cheaper(cheaper, "p") == ["p: other is within 1.2 floors for 99 calls, 100 (ours)"]
 
 
 def test_where_another_is_better_stands_in_bold(run_once):

@@ -53,6 +53,8 @@ def test_a_sampler_gives_our_samples(field):
     expected = ConditionalDescent()(field, measurement, Streams(3, ["azula"], 2))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert (found[0] - found[1]).abs().max() > 0.1
+    following = ConditionalDescent()(field, measurement, Streams(3, ["azula"], samples=[2, 3]))
+    torch.testing.assert_close(sampler(sampler.init((2, *SHAPE))), following, rtol=0, atol=1e-4)
 
 
 def test_keywords_reach_the_denoiser():

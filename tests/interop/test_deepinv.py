@@ -9,10 +9,11 @@ from torch import nn
 from posterior import Measurement, Streams, UserError
 from posterior.noise import GaussianNoise
 from posterior.operators import Inpainting
-from posterior.samplers import ConditionalDescent
+from posterior.samplers import ConditionalDescent, Sampler, unobserved
 
 deepinv = pytest.importorskip("deepinv")
 from posterior.interop.deepinv import DenoiserPrior, PosteriorReconstructor  # noqa: E402
+from posterior.interop.foreign import ForeignOperator  # noqa: E402
 
 SHAPE, SIGMA_Y = (3, 8, 8), 0.1
 GENERATOR = torch.Generator().manual_seed(0)
@@ -84,6 +85,45 @@ def test_what_the_page_shows_runs():
     assert scope["sample"].isfinite().all()
 
 
+def test_calls_give_other_samples_unless_a_seed_is_given(field, truth, physics):
+    y, model = physics.A((truth + 1) / 2), PosteriorReconstructor(field)
+    first, second = model(y, physics), model(y, physics)
+    assert (first - second).abs().amax(dim=(1, 2, 3)).min() > 0.02
+    assert torch.equal(PosteriorReconstructor(field)(y, physics), first)
+    given = model(y, physics, seed=5)
+    assert torch.equal(given, PosteriorReconstructor(field, seed=5)(y, physics))
+    assert torch.equal(model(y, physics, seed=5), given)
+    again = PosteriorReconstructor(field)
+    again(y, physics)
+    assert torch.equal(again(y, physics), second)
+
+
+class Normal(Sampler):
+    """N(0, I), whatever y is."""
+
+    def __call__(self, prior, measurement, rng, observe=unobserved):
+        return rng.randn("test", measurement.image_shape)
+
+
+def test_their_sampler_finds_the_mean_and_variance_of_our_samples(field, truth, physics):
+    """`DiffusionSampler` calls it again and again, and averages: of N(1/2, 1/4) in [0, 1]."""
+    y, model = physics.A((truth + 1) / 2), PosteriorReconstructor(field, Normal())
+    mean, variance = deepinv.sampling.DiffusionSampler(model, max_iter=400, clip=(-10, 10))(y, physics)
+    assert float(mean.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(mean.std()) == pytest.approx(0.5 / 400**0.5, rel=0.2)
+    assert float(variance.mean()) == pytest.approx(0.25, rel=0.05)
+
+
+def test_what_is_not_measured_does_not_count(truth, physics):
+    y = physics.A(truth)
+    operator = ForeignOperator(physics.A, SHAPE, y, "test")
+    assert operator.num_measured().tolist() == [3 * float(MASK.sum())] * 2
+    torch.testing.assert_close(operator.restrict(y.reshape(2, 192, 1, 1) + 1).view_as(y), (y + 1) * MASK)
+    physics.mask = torch.stack([MASK[0].expand(SHAPE), torch.ones(SHAPE)])
+    each = ForeignOperator(physics.A, SHAPE, physics.A(truth), "test")
+    assert each.num_measured().tolist() == [3 * float(MASK.sum()), 192.0]
+
+
 def test_physics_that_have_no_such_posterior_are_refused(field, truth, physics):
     y, model = physics.A(truth), PosteriorReconstructor(field)
     with pytest.raises(UserError, match="needs a linear physics and real y, got PhaseRetrieval"):
@@ -106,4 +146,14 @@ def test_physics_that_have_no_such_posterior_are_refused(field, truth, physics):
     )
     with pytest.raises(UserError, match=r"PosteriorReconstructor: A gives \(2, 20\), y is \(2, 19\)"):
         model(torch.zeros(2, 19), dense)
+    stacked = deepinv.physics.StackedLinearPhysics([dense, dense])
+    with pytest.raises(UserError, match="needs a linear physics and real y, got StackedLinearPhysics and a TensorList"):
+        model(stacked.A(truth), stacked)
+    with pytest.raises(UserError, match="real y, got Inpainting and no row"):
+        model(y[:0], physics)
+    volume = deepinv.physics.LinearPhysics(
+        A=lambda x, **_: x, A_adjoint=lambda y, **_: y, noise_model=physics.noise_model
+    )
+    with pytest.raises(UserError, match=r"images \(B, C, H, W\), this physics has \(1, 1, 2, 4, 4\)"):
+        model(torch.zeros(1, 1, 2, 4, 4), volume)
     assert field.cost.forward == 0

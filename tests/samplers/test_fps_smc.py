@@ -47,7 +47,7 @@ class AsTheAuthors(FPSSMC):
     def path(self, known, sigmas, rng):
         own = [self.above, *sigmas[:-1]]
         late = zip(super().path(known, own, rng), own, sigmas, strict=True)
-        return [ybar * ((1 + sigma**2) / (1 + level**2)) ** 0.5 for ybar, level, sigma in late]
+        return iter([ybar * ((1 + sigma**2) / (1 + level**2)) ** 0.5 for ybar, level, sigma in late])
 
     def filter(self, known, mean, ybar, sigma_next, noise):
         if sigma_next == 0:
@@ -75,9 +75,9 @@ class AsInverseBench(FPSSMC):
     scaling: Mapping[float, float] = field(default_factory=dict)
 
     def path(self, known, sigmas, rng):
-        found = FPSSMC(self.schedule, self.num_particles, self.eta).path(known, sigmas, rng)
+        found = list(FPSSMC(self.schedule, self.num_particles, self.eta).path(known, sigmas, rng))
         scaled = [self.scaling[sigma] * ybar for sigma, ybar in zip(sigmas, found, strict=True)]
-        return [found[0] / self.scaling[sigmas[0]], *scaled[:-1]]
+        return iter([found[0] / self.scaling[sigmas[0]], *scaled[:-1]])
 
     def predict(self, xbar, denoised, sigma, sigma_next):
         return super().predict(self.scaling[sigma] * xbar, denoised, sigma, sigma_next)
@@ -122,16 +122,13 @@ def test_a_run_of_the_authors(case, monkeypatch):
         spied(monkeypatch, FPSSMC, "predict"),
         followed(monkeypatch, FPSSMC, run.arrays["ancestors"][:, None]),
     )
-    paths = spied(monkeypatch, AsTheAuthors, "path")
+    heard = spied(monkeypatch, AsTheAuthors, "filter")
     rng = Recorded(draws, 1)
     x, _ = sampler.particles(run.prior(), run.measurement(1), rng)
     assert rng.used_up()
-    (known, sigmas, _), path = paths[0]
-    preserved = [
-        ybar * known.observed / (1 + sigma**2) ** 0.5 for ybar, sigma in zip(path[1:], sigmas[1:], strict=True)
-    ]
+    preserved = [ybar * known.observed / (1 + sigma**2) ** 0.5 for (known, _, ybar, sigma, _), _ in heard]
     run.agrees(torch.stack(preserved), "y_seq")
-    steps = steps[len(path) - 1 :]  # the path's own come first
+    steps = steps[len(heard) :]  # the path's own come first
     states = [xbar / (1 + sigma**2) ** 0.5 for (xbar, _, sigma, _), _ in steps]
     run.agrees(torch.stack(states), "state_before")
     run.agrees(torch.stack([*states[1:], x]), "state")

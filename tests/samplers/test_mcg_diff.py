@@ -161,6 +161,21 @@ def test_with_wide_potentials_and_many_particles_the_samples_are_those_of_the_de
         assert ((found.mean(dim=0) - exact).abs() < 4 * errors).all(), (found.mean(dim=0), exact, errors)
 
 
+def test_a_coordinate_noisier_than_any_level_is_weighed_and_not_followed():
+    """It has noise 10 and is seen at 8, the levels end at 3: by the authors' code the particles would begin there."""
+    matrix, schedule = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.03, 0.0]]), GeometricSigmas(10, 3.0, 0.05)
+    y = torch.tensor([0.5, 0.24])
+    measurement = Measurement(y.view(1, 2, 1, 1).expand(20, -1, -1, -1), Dense(matrix, SHAPE), GaussianNoise(SIGMA_Y))
+    prior = GaussianByMatrix(torch.zeros(3), COVARIANCE)
+    sampler = MCGDiff(schedule, 500, kappa=0.5)
+    x, log_weights = sampler.particles(prior, measurement, Streams(0, [str(n) for n in range(20)]))
+    found = (log_weights.softmax(dim=1)[..., None] * x.flatten(2)).sum(dim=1)
+    of_x = descended(schedule.sigmas())
+    exact = of_x @ matrix.mT @ torch.linalg.inv(matrix @ of_x @ matrix.mT + SIGMA_Y**2 * torch.eye(2)) @ y
+    errors = found.std(dim=0) / len(found) ** 0.5
+    assert ((found.mean(dim=0) - exact).abs() < 4 * errors).all(), (found.mean(dim=0), exact, errors)
+
+
 def test_with_narrow_potentials_y_counts_twice():
     """The published kappa: coordinates are put to ybar at tau, which is as good as y, and weighed by y again."""
     schedule = GeometricSigmas(10, 20.0, 0.05)

@@ -4,9 +4,23 @@ import pytest
 import torch
 
 from posterior import Measurement, Streams, UserError
-from posterior.noise import GaussianNoise, PoissonNoise
+from posterior.closures import ClosureQuantities
+from posterior.noise import GaussianNoise, Likelihood, PoissonNoise
+from posterior.one_bit import OneBit
 from posterior.operators import PhaseRetrieval, SuperResolution
-from posterior.samplers import DAPS, FPSSMC, JFPS, MMPS, TDS, ExactLikelihoodStep, MCGDiff, PiGDM, PnPDM
+from posterior.samplers import (
+    DAPS,
+    FPSSMC,
+    JFPS,
+    MMPS,
+    TDS,
+    ExactLikelihoodStep,
+    MCGDiff,
+    MetropolisSteps,
+    PiGDM,
+    PnPDM,
+    REDDiff,
+)
 
 SHAPE = (3, 16, 16)
 NONLINEAR, LINEAR = PhaseRetrieval().realise(SHAPE), SuperResolution(4).realise(SHAPE)
@@ -38,3 +52,23 @@ def test_memory_for_the_particles(kind, field, monkeypatch):
     monkeypatch.setattr("posterior.samplers.particles.memory_of", lambda device: 1000)
     told = f"{kind.__name__}: num_particles 3 for 1 rows .* take fewer"
     refused(kind(num_particles=3), LINEAR, GaussianNoise(), told, field)
+
+
+def test_a_residual_that_says_something(field):
+    told = "REDDiff goes by .* which says nothing of OneBit"
+    refused(REDDiff(), LINEAR, OneBit(0.1), told, field)
+    assert not OneBit(0.1).annealed(0.1, torch.zeros(1)).residual
+    assert not ClosureQuantities.residual
+
+
+class Unstated(GaussianNoise):
+    def log_prob(self, y, clean):
+        return Likelihood.log_prob(self, y, clean)
+
+
+def test_a_law_that_a_walk_can_weigh_by(field):
+    """Unless another stands for it."""
+    told = r"Unstated does not state log p\(y \| A x\)"
+    refused(DAPS(likelihood_step=MetropolisSteps(2)), LINEAR, Unstated(), told, field)
+    measurement = Measurement(torch.zeros(1, *LINEAR.measurement_shape), LINEAR, Unstated())
+    MetropolisSteps(2, tau=0.1).check(measurement, [])

@@ -383,6 +383,7 @@ FAULTS = {
     "the same sample again": (lambda x, *_: x[:3].repeat(len(x) // 3, 1, 1, 1), "more_samples"),
     "a NaN that spreads": (lambda x, prior, measurement, *_: x + 0 * measurement.y.sum(), "nan_stays"),
     "a NaN that is hidden": (lambda x, *_: x.nan_to_num(), "nan_stays"),
+    "an overflow that is hidden": (lambda x, *_: x.nan_to_num(), "overflow"),
     "float64": (lambda x, *_: x.double(), "result_has"),
     "one row too few": (lambda x, *_: x[1:], "result_has"),
     "a graph": (lambda x, *_: x.requires_grad_(), "result_has"),
