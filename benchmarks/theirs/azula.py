@@ -75,7 +75,11 @@ class AzulaMMPS(TheirAzula):
 
 @dataclass(frozen=True)
 class AzulaPiGDM(TheirAzula):
-    """azula's PiGDM: 64 steps of DDIM with eta 0. It has the form without noise alone: sigma_y has no part in it."""
+    """azula's PiGDM: 64 steps of DDIM with eta 0. It has the form without noise alone: sigma_y has no part in it.
+
+    A^+ y stands for the truth there, so that it is not for operators with gains far below the noise: a blur's of 2e-4
+    make 31 of noise of 0.05.
+    """
 
     def sampler(self, denoiser: PriorDenoiser, known: Spectrum) -> Sampler:
         y, gains = told(known, known.ybar), known.s[:1].where(known.observed[:1], torch.inf)

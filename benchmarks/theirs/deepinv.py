@@ -13,6 +13,7 @@ from deepinv.sampling import DDRM, DPS, DiffPIR
 from torch import Tensor, nn
 
 from benchmarks.theirs.base import TheirSampler, denoised
+from posterior.checks import real
 from posterior.priors.base import Prior
 from posterior.samplers.spectrum import Spectrum
 
@@ -55,10 +56,20 @@ class DeepinvSampler(TheirSampler):
 
 @dataclass(frozen=True)
 class DeepinvDPS(DeepinvSampler):
-    """deepinv's DPS: 1000 steps of variance-preserving DDPM, weight 1, clipped to u in [-1, 1] within the guidance."""
+    """deepinv's DPS: 1000 steps of variance-preserving DDPM, clipped to u in [-1, 1] within the guidance.
+
+    Args:
+        weight: of the gradient of ||y - A D||, > 0; theirs is 1, and the hundreds by what their documentation
+            says.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        real("DeepinvDPS", "weight", self.weight, above=0)
 
     def model(self, denoiser: UnitDenoiser, device: torch.device) -> Reconstructor:
-        return DPS(denoiser, device=device)
+        return DPS(denoiser, weight=self.weight, device=device)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,19 @@ class DeepinvDDRM(DeepinvSampler):
 
 @dataclass(frozen=True)
 class DeepinvDiffPIR(DeepinvSampler):
-    """deepinv's DiffPIR: 100 steps, lambda 7, zeta 0.1, x0 clipped to [-1, 1]."""
+    """deepinv's DiffPIR: 100 steps, x0 clipped to [-1, 1].
+
+    Args:
+        lam: > 0, the weight of D against y, their ``lambda_``.
+        zeta: in [0, 1], the share of fresh noise.
+    """
+
+    lam: float = 7.0
+    zeta: float = 0.1
+
+    def __post_init__(self) -> None:
+        real("DeepinvDiffPIR", "lam", self.lam, above=0)
+        real("DeepinvDiffPIR", "zeta", self.zeta, least=0, most=1)
 
     def model(self, denoiser: UnitDenoiser, device: torch.device) -> Reconstructor:
-        return DiffPIR(denoiser, L2(), device=device)
+        return DiffPIR(denoiser, L2(), zeta=self.zeta, lambda_=self.lam, device=device)

@@ -24,7 +24,7 @@ from azula.sample import DDPMSampler  # noqa: E402
 
 from benchmarks.theirs.azula import AzulaMMPS, AzulaPiGDM, AzulaTDS, PriorDenoiser  # noqa: E402
 from benchmarks.theirs.base import PURPOSE  # noqa: E402
-from benchmarks.theirs.deepinv import DeepinvDDRM, DeepinvDiffPIR, DeepinvDPS  # noqa: E402
+from benchmarks.theirs.deepinv import DeepinvDDRM, DeepinvDiffPIR, DeepinvDPS, UnitDenoiser  # noqa: E402
 
 SHAPE, SIGMA_Y = (3, 8, 8), 0.1
 MASK = (torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
@@ -96,8 +96,12 @@ class Unit(torch.nn.Module):
         (FewSteps(), lambda denoiser: deepinv.sampling.DPS(denoiser, num_steps=5)),
         (DeepinvDDRM(), lambda denoiser: deepinv.sampling.DDRM(denoiser)),
         (DeepinvDiffPIR(), lambda denoiser: deepinv.sampling.DiffPIR(denoiser, deepinv.optim.L2())),
+        (
+            DeepinvDiffPIR(2.0, 0.7),
+            lambda denoiser: deepinv.sampling.DiffPIR(denoiser, deepinv.optim.L2(), zeta=0.7, lambda_=2.0),
+        ),
     ],
-    ids=["DPS", "DDRM", "DiffPIR"],
+    ids=["DPS", "DDRM", "DiffPIR", "DiffPIR, other settings"],
 )
 def test_deepinv_gives_what_its_users_get_with_its_own_physics(ours, theirs, field, measurement):
     one = measurement.rows(torch.tensor([0]))
@@ -108,6 +112,20 @@ def test_deepinv_gives_what_its_users_get_with_its_own_physics(ours, theirs, fie
     with torch.no_grad(), FromStreams(Streams(3, ["a"])):
         expected = 2 * theirs(Unit(field))(y, physics) - 1
     torch.testing.assert_close(ours(field, one, Streams(3, ["a"])), expected.float(), rtol=0, atol=2e-4)
+
+
+def test_deepinv_has_the_weight_that_is_set():
+    model = DeepinvDPS(weight=300.0).model(UnitDenoiser(None), torch.device("cpu"))
+    assert model.data_fidelity.weight == 300.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "bad"),
+    [(DeepinvDPS, "weight", 0.0), (DeepinvDiffPIR, "lam", 0.0), (DeepinvDiffPIR, "zeta", 1.1)],
+)
+def test_their_settings_out_of_range_are_refused(kind, name, bad):
+    with pytest.raises(UserError, match=f"{kind.__name__}: {name} must be"):
+        kind(**{name: bad})
 
 
 def test_deepinv_takes_operators_whose_singular_vectors_are_no_pixels(field, dense):
