@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -210,7 +211,8 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
     whole("leaderboard", "mean-faces", options.mean_faces, 0, MOST_FACES)
     budget, entrants = budget_of(options.budget), _asked(options)
     problems = chosen(_names("--problems", options.problems) or QUICK, options.allow_local)
-    curves = [] if options.curves == "false" else chosen(_names("--curves", [options.curves]), options.allow_local)
+    drawn = [] if options.curves == "false" else _names("--curves", [options.curves])
+    curves = chosen(drawn, options.allow_local, "--curves") if drawn else []
     board = leaderboard(
         entrants,
         problems,
@@ -226,6 +228,8 @@ def leaderboard_command(arguments: Sequence[str]) -> None:
     write_board(options.output, board, problems)
     say_result("\n".join(sentences(board)))
     say_place(f"leaderboard: {options.output / 'leaderboard.html'}")
+    if all(one.failure is not None for found in board.found.values() for one in found):
+        sys.exit(2)
 
 
 def _asked(options: argparse.Namespace) -> list[Entrant]:

@@ -538,13 +538,13 @@ def _named_only(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in NAMED_ONLY)
 
 
-def chosen(wanted: Sequence[str], allow_local: bool = False) -> list[Problem]:
+def chosen(wanted: Sequence[str], allow_local: bool = False, option: str = "--problems") -> list[Problem]:
     """Problems by name, by pattern (``toon-*``), or by the path of a file.
 
     If none is named, all that are shipped but those that fit `NAMED_ONLY`.
 
     Raises:
-        UserError: naming what is there, if one is not.
+        UserError: naming the option that asks, and what is there, if one is not.
     """
     there = shipped()
     files: dict[Path, None] = {}
@@ -553,13 +553,11 @@ def chosen(wanted: Sequence[str], allow_local: bool = False) -> list[Problem]:
         if not found and Path(one).suffix in (".yaml", ".yml"):
             found = [Path(one)]
         if not found:
-            raise UserError(
-                f"--problems: there is no problem {one!r}; there are {', '.join(there)}, or a file of yours"
-            )
+            raise UserError(f"{option}: there is no problem {one!r}; there are {', '.join(there)}, or a file of yours")
         files |= dict.fromkeys(found)
     problems = [read_problem(path, allow_local) for path in files]
     names = [problem.name for problem in problems]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"--problems: two problems are called {name}: rename a file")
+            raise UserError(f"{option}: two problems are called {name}: rename a file")
     return problems

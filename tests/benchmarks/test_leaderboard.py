@@ -360,7 +360,7 @@ def test_the_shipped_list_has_every_sampler_that_needs_y_alone():
         (["--sampler", "posterior.samplers.Nothing"], "Nothing"),
         (["--only", "dps", "--sampler", "dps=DPS", "--curves", "false", "--faces", "0"], "two samplers are called dps"),
         (["--problems", "nowhere"], "there is no problem 'nowhere'"),
-        (["--curves", "nowhere"], "there is no problem 'nowhere'"),
+        (["--curves", "nowhere"], "--curves: there is no problem 'nowhere'"),
         (["--tune", "nowhere"], "--tune: 'nowhere' is none of the problems that are judged: two-modes, ring"),
         (["--problems", "ring", "--tune", "ring,two-modes"], "'two-modes' is none of the problems"),
         (["--faces", "-1"], "faces"),
@@ -429,3 +429,13 @@ def test_settings_that_belong_together():
         for name in ("leaderboard", "tune"):
             with pytest.raises(UserError, match=f"x: {name}: "):
                 together("x", name, {name: section})
+
+
+def test_a_board_on_which_nothing_could_be_judged_is_no_success(tmp_path, capsys):
+    (tmp_path / "list.yaml").write_text("peers:\n  gone: {class_path: posterior.samplers.Gone}\n")
+    options = ["--problems", "two-modes", "--curves", "false", "--tune", "false", "--faces", "0"]
+    with pytest.raises(SystemExit) as ended:
+        leaderboard_command(["--list", f"{tmp_path / 'list.yaml'}", "--output", f"{tmp_path / 'results'}", *options])
+    assert ended.value.code == 2
+    assert (tmp_path / "results" / "leaderboard.html").is_file()
+    assert "No sampler could be judged" in capsys.readouterr().out
