@@ -148,7 +148,7 @@ class VisibilityLikelihood(Likelihood):
     log p is a Gaussian's in the quantities compared, but for a factor of y alone.
     """
 
-    residual = False
+    informative_residual = False
 
     def sample(self, clean: Tensor, noise: Tensor) -> Tensor:
         return clean + self.sigma_y * noise

@@ -33,7 +33,7 @@ class Likelihood(ABC):
     """Largest size of A x for which this is a law; None: any."""
     discrete: ClassVar[bool] = False
     """Whether y takes few values, counts or signs, so that it may be without noise."""
-    residual: ClassVar[bool] = True
+    informative_residual: ClassVar[bool] = True
     """Whether ||y - A x|| says how well x fits."""
 
     @abstractmethod

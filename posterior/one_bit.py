@@ -29,7 +29,7 @@ class OneBit(Likelihood):
 
     sigma_y: float = 0.05
     discrete = True
-    residual = False
+    informative_residual = False
 
     def __post_init__(self) -> None:
         real("OneBit", "sigma_y", self.sigma_y, above=0)
@@ -68,7 +68,7 @@ class BlurredBits(Likelihood):
         added: v > 0.
     """
 
-    residual = False
+    informative_residual = False
 
     sigma: float
     added: float

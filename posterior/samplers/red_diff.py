@@ -60,7 +60,7 @@ class REDDiff(Sampler):
 
     @torch.no_grad()
     def __call__(self, prior: Prior, measurement: Measurement, rng: Streams, observe: Observer = unobserved) -> Tensor:
-        if not measurement.likelihood.residual:
+        if not measurement.likelihood.informative_residual:
             law = type(measurement.likelihood).__name__
             raise UserError(f"REDDiff goes by ||y - A x||, which says nothing of {law}")
         *sigmas, _ = levels_within(self.schedule, prior)

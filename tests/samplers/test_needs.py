@@ -57,8 +57,8 @@ def test_memory_for_the_particles(kind, field, monkeypatch):
 def test_a_residual_that_says_something(field):
     told = "REDDiff goes by .* which says nothing of OneBit"
     refused(REDDiff(), LINEAR, OneBit(0.1), told, field)
-    assert not OneBit(0.1).annealed(0.1, torch.zeros(1)).residual
-    assert not ClosureQuantities.residual
+    assert not OneBit(0.1).annealed(0.1, torch.zeros(1)).informative_residual
+    assert not ClosureQuantities.informative_residual
 
 
 class Unstated(GaussianNoise):
